@@ -1,0 +1,239 @@
+"""Reductions over axes, and what is composed of them."""
+
+from __future__ import annotations
+
+import builtins
+from math import prod as _product
+from typing import Any
+
+import numpy as np
+
+from staticgraph import scalar as s
+from staticgraph.errors import GraphTypeError, ShapeError
+from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.nest import COMBINERS, Nest
+from staticgraph.op import NestOp, add_op, as_bool, cast, constant, normalize_axes, normalize_axis, public, tensor_argument
+from staticgraph.types import DEFAULT_FLOAT, TensorType, as_dtype, is_bool, is_complex, is_differentiable, is_integer, is_unsigned
+
+
+class Reduce(NestOp):
+    """result = combine over `axes`, which disappear."""
+
+    def __init__(self, name: str, combine: str):
+        self.name = name
+        self.combine = combine
+
+    def infer(self, x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+        if list(axes) != sorted({a for a in axes if 0 <= a < x.ndim}):
+            raise ShapeError(f"{self.name}: axes {axes} must be ascending axes of {x}")
+        if self.combine in ("max", "min") and builtins.any(x.shape[a] == 0 for a in axes):
+            raise ShapeError(f"{self.name}: axis of size 0 in {x} has no {self.name}")
+        return TensorType(x.dtype, tuple(n for k, n in enumerate(x.shape) if k not in axes))
+
+    def nest(self, types, out, *, axes) -> Nest:
+        (x,) = types
+        kept, red = iter(range(out.ndim)), iter(range(out.ndim, x.ndim))
+        index = [s.axis(next(red) if k in axes else next(kept)) for k in range(x.ndim)]
+        return Nest(out.shape, s.load(0, index, x.dtype), tuple(x.shape[a] for a in axes), self.combine)
+
+    def vjp(self, node, cotangents):
+        g, (x,), over, y = cotangents[0], node.operands, node.attrs["axes"], node.results[0]
+        if not is_differentiable(x.type.dtype):
+            return [None]
+        spread = _spread(g, x.shape, over)
+        if self.combine == "sum":
+            return [spread]
+        if self.combine == "prod":
+            return [FUNCTIONS["multiply"](spread, FUNCTIONS["conj"](_others(x, over)))]
+        mask = cast(FUNCTIONS["equal"](x, _spread(y, x.shape, over)), x.type.dtype)
+        count = sum(mask, axis=over, keepdims=True)
+        return [FUNCTIONS["divide"](FUNCTIONS["where"](FUNCTIONS["greater"](mask, 0), spread, constant(0, x.type.dtype)), count)]
+
+    def jvp(self, node, tangents):
+        if self.combine == "sum":
+            return [apply(self, tangents[0], **node.attrs)]
+        return NotImplemented
+
+    def simplify(self, node):
+        x, over = node.operands[0], node.attrs["axes"]
+        if not over:
+            return [x]
+        if builtins.all(x.shape[a] == 1 for a in over):
+            return [FUNCTIONS["reshape"](x, node.results[0].shape)]
+        return None
+
+
+def _spread(g: Tensor, shape: tuple[int, ...], over: tuple[int, ...]) -> Tensor:
+    """A reduced tensor put back over the reduced axes."""
+    kept = tuple(1 if k in over else n for k, n in enumerate(shape))
+    return FUNCTIONS["broadcast_to"](FUNCTIONS["reshape"](g, kept), shape)
+
+
+def _others(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    """The product of all other elements, right where some are 0: prefix times suffix products.
+
+    The products double their span in each of log2(n) steps, so any order of derivative is made
+    of multiplications, slices and concatenations.
+    """
+    kept = [k for k in range(x.ndim) if k not in over]
+    order = [*kept, *over]
+    moved = FUNCTIONS["transpose"](x, order)
+    lead = tuple(x.shape[k] for k in kept)
+    n = _product(x.shape[k] for k in over)
+    flat = FUNCTIONS["reshape"](moved, (*lead, n))
+    both = FUNCTIONS["multiply"](_exclusive_prefix(flat), FUNCTIONS["flip"](_exclusive_prefix(FUNCTIONS["flip"](flat, -1)), -1))
+    back = FUNCTIONS["reshape"](both, moved.shape)
+    return FUNCTIONS["transpose"](back, [int(i) for i in np.argsort(order)])
+
+
+def _exclusive_prefix(x: Tensor) -> Tensor:
+    n = x.shape[-1]
+    one = constant(np.ones((*x.shape[:-1], 1)), x.type.dtype)
+    run = FUNCTIONS["concat"]([one, x[..., : n - 1]], -1)
+    step = 1
+    while step < n:
+        run = FUNCTIONS["concat"]([run[..., :step], FUNCTIONS["multiply"](run[..., step:], run[..., : n - step])], -1)
+        step *= 2
+    return run
+
+
+SUM = add_op(Reduce("sum", "sum"))
+PROD = add_op(Reduce("prod", "prod"))
+MAX = add_op(Reduce("max", "max"))
+MIN = add_op(Reduce("min", "min"))
+ANY = add_op(Reduce("any", "any"))
+ALL = add_op(Reduce("all", "all"))
+assert {SUM.combine, PROD.combine, MAX.combine, MIN.combine, ANY.combine, ALL.combine} == set(COMBINERS)
+
+
+def _reduce(op: Reduce, x: Tensor, axis: object, keepdims: bool) -> Tensor:
+    over = normalize_axes(op.name, axis, x.ndim)
+    y = apply(op, x, axes=over)
+    return FUNCTIONS["reshape"](y, tuple(1 if k in over else n for k, n in enumerate(x.shape))) if keepdims else y
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Sums and products of small integers are int64 (or uint64), as in the array API."""
+    if is_bool(x.type.dtype) or is_integer(x.type.dtype):
+        return cast(x, "uint64" if is_unsigned(x.type.dtype) else "int64")
+    return x
+
+
+@public
+def sum(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
+    """Sum over `axis` (all by default); float32 stays float32, summed in blocks. Gradient: g broadcast. Catalogue 3.5."""
+    t = tensor_argument("sum", x)
+    return _reduce(SUM, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims)
+
+
+@public
+def prod(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
+    """Product over `axis`; the gradient is right where elements are 0. Catalogue 3.5."""
+    t = tensor_argument("prod", x)
+    return _reduce(PROD, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims)
+
+
+@public
+def max(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
+    """Maximum over `axis`, nan where there is one; ties share the gradient evenly. Catalogue 3.5."""
+    return _reduce(MAX, _real("max", x), axis, keepdims)
+
+
+@public
+def min(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
+    """Minimum over `axis`, nan where there is one; ties share the gradient evenly. Catalogue 3.5."""
+    return _reduce(MIN, _real("min", x), axis, keepdims)
+
+
+amax, amin = max, min
+
+
+def _real(op: str, x: object) -> Tensor:
+    t = tensor_argument(op, x)
+    if is_complex(t.type.dtype):
+        raise GraphTypeError(f"{op}: complex numbers have no order, got {t.type}")
+    return t
+
+
+@public
+def any(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
+    """Whether any element is true (not zero) over `axis`."""
+    return _reduce(ANY, as_bool(tensor_argument("any", x)), axis, keepdims)
+
+
+@public
+def all(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements are true (not zero) over `axis`."""
+    return _reduce(ALL, as_bool(tensor_argument("all", x)), axis, keepdims)
+
+
+def _floating(x: Tensor) -> Tensor:
+    return x if is_differentiable(x.type.dtype) else cast(x, DEFAULT_FLOAT)
+
+
+@public
+def mean(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
+    """Mean over `axis`; integers become float32. Gradient: g / n broadcast. Catalogue 3.5."""
+    t = tensor_argument("mean", x)
+    t = cast(t, as_dtype(dtype)) if dtype is not None else _floating(t)
+    n = _product(t.shape[a] for a in normalize_axes("mean", axis, t.ndim))
+    return FUNCTIONS["divide"](sum(t, axis, keepdims), float(n))
+
+
+@public
+def var(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0) -> Tensor:
+    """Variance over `axis`, mean of (x - mean)^2 with n - ddof as divisor. Catalogue 3.5."""
+    t = _floating(tensor_argument("var", x))
+    n = _product(t.shape[a] for a in normalize_axes("var", axis, t.ndim))
+    centred = FUNCTIONS["subtract"](t, mean(t, axis, keepdims=True))
+    return FUNCTIONS["divide"](sum(FUNCTIONS["square"](FUNCTIONS["abs"](centred) if is_complex(t.type.dtype) else centred), axis, keepdims), float(n - ddof))
+
+
+@public
+def std(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0) -> Tensor:
+    """Standard deviation over `axis`."""
+    return FUNCTIONS["sqrt"](var(x, axis, keepdims, ddof))
+
+
+@public
+def logsumexp(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
+    """log(sum(e^x)) over `axis` without overflow; -inf where all are -inf. Gradient: g softmax(x)."""
+    t = _floating(tensor_argument("logsumexp", x))
+    top = FUNCTIONS["stop_gradient"](max(t, axis, keepdims=True))
+    top = FUNCTIONS["where"](FUNCTIONS["isfinite"](top), top, constant(0, t.type.dtype))
+    total = FUNCTIONS["log"](sum(FUNCTIONS["exp"](FUNCTIONS["subtract"](t, top)), axis, keepdims=True))
+    y = FUNCTIONS["add"](total, top)
+    over = normalize_axes("logsumexp", axis, t.ndim)
+    return y if keepdims else FUNCTIONS["reshape"](y, tuple(n for k, n in enumerate(t.shape) if k not in over))
+
+
+def _arg(op: str, which: Any, x: object, axis: int | None, keepdims: bool) -> Tensor:
+    t = _real(op, x)
+    flat = FUNCTIONS["flatten"](t) if axis is None else t
+    a = 0 if axis is None else normalize_axis(op, axis, t.ndim)
+    best = FUNCTIONS["stop_gradient"](which(flat, axis=a, keepdims=True))
+    same = FUNCTIONS["equal"](flat, best)
+    if is_differentiable(t.type.dtype):  # the first nan wins, as in NumPy
+        same = FUNCTIONS["logical_or"](same, FUNCTIONS["isnan"](FUNCTIONS["stop_gradient"](flat)))
+    n = flat.shape[a]
+    place = FUNCTIONS["iota"](flat.shape, a)
+    y = min(FUNCTIONS["where"](same, place, constant(n, "int64")), axis=a, keepdims=keepdims and axis is not None)
+    return FUNCTIONS["reshape"](y, (1,) * t.ndim) if keepdims and axis is None else y
+
+
+@public
+def argmax(x: object, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Index (int64) of the first maximum along `axis`, or of all elements in row-major order."""
+    return _arg("argmax", max, x, axis, keepdims)
+
+
+@public
+def argmin(x: object, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Index (int64) of the first minimum along `axis`, or of all elements in row-major order."""
+    return _arg("argmin", min, x, axis, keepdims)
+
+
+@public
+def count_nonzero(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
+    """How many elements are not zero, int64."""
+    return sum(as_bool(tensor_argument("count_nonzero", x)), axis, keepdims)

@@ -1,0 +1,27 @@
+"""Graph to graph. One file per pass; the pipelines stand here, in order, with the reasons."""
+
+assert __name__ == "staticgraph.passes", "import staticgraph.passes, not passes: the checkout folder is not the package"
+
+from staticgraph.passes.cse import cse
+from staticgraph.passes.fold import fold
+from staticgraph.passes.fuse import fuse
+from staticgraph.passes.simplify import simplify
+from staticgraph.passmanager import Pipeline, register_pass
+
+for _made in (fold, simplify, cse, fuse):
+    register_pass(_made)
+
+PIPELINES: dict[str, Pipeline] = {
+    # Every node its own kernel: what to compare an optimised graph with.
+    "none": Pipeline([]),
+    "default": Pipeline(
+        [
+            fold,  # constants first: they decide branches and masks
+            simplify,
+            cse,
+            fuse,  # last: nothing after it looks at single nodes
+        ]
+    ),
+}
+
+__all__ = ["PIPELINES", "cse", "fold", "fuse", "simplify"]

@@ -1,0 +1,75 @@
+"""One row times a matrix whose columns are contiguous along k: dot products at memory speed."""
+
+from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
+from staticgraph.codegen.contract_parts import (
+    ITEM, LANES, PARALLEL_FLOPS, KernelStep, Source, Steps, Store, combine_kernel, finish_rows,
+    load_pointers, machine, up,
+)  # fmt: skip
+from staticgraph.codegen.microkernel import Dots
+
+DEPTH = 4096  # longest run of one set of sums: bounds the rounding error and the copy of A
+GROUP = 256  # columns per round: their sums wait in scratch
+
+
+def dot_matmul(p, epilogue):
+    """Steps of a normalised product with m = 1 and b_k = 1."""
+    width, _, fused = machine()
+    lanes = width // ITEM[p.code]
+    cols = min(lanes, p.n)
+    wanted = max(1, min(TILES // p.count, p.flops // TILE_FLOPS // p.count))
+    groups = -(-p.n // cols)
+    col_tiles = max(min(wanted, groups), -(-p.n // GROUP))
+    splits = max(1, min(wanted // col_tiles, p.k // DEPTH))
+    chunk = up(-(-p.k // splits), LANES)
+    splits = -(-p.k // chunk)
+    final = epilogue or Store(p.code)
+    target = final if splits == 1 else Store(p.code, ("ws", 0))
+    kernel = _dot_kernel(p, Dots(p.code, cols, lanes, p.b_col, fused), col_tiles, splits, chunk, target)
+    view = (p.count, 1, p.n)
+    if splits == 1:
+        return Steps((kernel,), (), view)
+    last = combine_kernel(p.code, *view, splits, final)
+    return Steps((kernel, last), (splits * p.count * p.n * ITEM[p.code],), view)
+
+
+def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
+    """Tiles are column ranges of one part of k; a tile's last group moves back to stay inside."""
+    s, size, code = Source(), ITEM[p.code], p.code
+    buffers = load_pointers(s, epilogue, dict(zip(p.operands, ("a_all", "b_all"), strict=True)))
+    function, depth = s.dots(dots), min(DEPTH, chunk)
+    groups = -(-p.n // dots.cols)
+    pitch = up(-(-groups // col_tiles) * dots.cols, LANES) + LANES
+    copied = up(depth, LANES) * size if p.a_k != 1 else 0
+    if p.n % LANES:
+        s(f"edge = lanes({p.n % LANES})")
+    with s.open("for t in range(lo, hi)"):
+        s(
+            f"tn = t % {col_tiles}",
+            f"part = t // {col_tiles} % {splits}",
+            f"batch = t // {col_tiles * splits}",
+            f"col0 = tn * {groups} // {col_tiles} * {dots.cols}",
+            f"col1 = min((tn + 1) * {groups} // {col_tiles} * {dots.cols}, {p.n})",
+            f"pa = a_all + {batch_offset('batch', p.batch, p.a_batch, size)}",
+            f"pb = b_all + {batch_offset('batch', p.batch, p.b_batch, size)}",
+            f"ke = min((part + 1) * {chunk}, {p.k})",
+            f"sums = scratch + {copied}",
+        )
+        with s.open(f"for k0 in range(part * {chunk}, ke, {depth})"):
+            s(f"kc = min(ke - k0, {depth})")
+            if copied:
+                s("ai = scratch")
+                with s.open("for i in range(kc)"):
+                    s(f"st_{code}(ai, i, ld_{code}(pa, (k0 + i) * {p.a_k}))")
+            else:
+                s(f"ai = pa + k0 * {size}")
+            with s.open(f"for col in range(col0, col1, {dots.cols})"):
+                s(
+                    f"c = min(col, {p.n - dots.cols})",
+                    f"{function}(ai, pb + (c * {p.b_col} + k0) * {size}, "
+                    f"sums + (c - col0) * {size}, kc, k0 - part * {chunk})",
+                )
+        s(f"first_row = part * {p.count} + batch", "row0 = 0", "row1 = 1")
+        finish_rows(s, code, pitch, p.n, epilogue)
+    about = f"{code} dot products {p.batch} x 1 x {p.n} x {p.k}"
+    return KernelStep("dot", s.text("dot", about, epilogue.imports), p.count * splits * col_tiles, buffers,
+                      copied + pitch * size, p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip

@@ -1,0 +1,264 @@
+"""What every contraction kernel is made of: steps, epilogues, source text, register tile shapes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import llvmlite.binding as llvm
+
+from staticgraph.codegen import microkernel, vector
+
+LANES = 16
+ITEM = {
+    "b1": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "f32": 4,
+    "i64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
+}  # fmt: skip
+PARALLEL_FLOPS = 200_000  # below this the launcher's fork costs more than a second thread gives
+
+Ref = str | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """One kernel: its source (`def <name>(lo, hi, bufs, scratch)`) and what its launch needs.
+
+    `buffers` lists what entry i of the pointer table holds: 'a', 'b', 'out', ('ws', i) for a shared
+    workspace of `Steps.workspace[i]` bytes, ('ep', j) for buffer j of the epilogue.
+    """
+
+    name: str
+    source: str
+    ntiles: int
+    buffers: tuple[Ref, ...]
+    scratch_bytes: int
+    flops: int
+    parallel_worthwhile: bool
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Kernels to run one after the other.
+
+    `view` is (batch, rows, columns): how the last kernel, which carries the epilogue, sees the
+    contiguous output. The lanes handed to the epilogue run along the columns.
+    """
+
+    kernels: tuple[KernelStep, ...]
+    workspace: tuple[int, ...]
+    view: tuple[int, int, int]
+
+
+class Epilogue(Protocol):
+    """What happens to each finished vector of sums.
+
+    `buffers` are the references the emitted lines need. `prologue` gives lines for the start of the
+    kernel, after the pointers `names` (one int64 address per buffer) are loaded. `emit` gives lines
+    for 16 sums `acc`, output elements `index` .. `index + 15` in flat order, which lie in row `row`
+    of matrix `batch` from column `col` on; all four are source of int64 scalars without side
+    effects. `mask` names a Vec(b1) of the valid lanes, or is None when all are.
+    """
+
+    imports: tuple[str, ...]
+    buffers: tuple[Ref, ...]
+
+    def prologue(self, names: Sequence[str]) -> list[str]: ...
+
+    def emit(
+        self, indent: str, index: str, batch: str, row: str, col: str, acc: str, mask: str | None
+    ) -> list[str]: ...
+
+
+@dataclass
+class Store:
+    """The plain epilogue: write the sums to one buffer."""
+
+    code: str
+    target: Ref = "out"
+    imports: tuple[str, ...] = ()
+    pointer: str = ""
+
+    @property
+    def buffers(self):
+        return (self.target,)
+
+    def prologue(self, names):
+        (self.pointer,) = names
+        return []
+
+    def emit(self, indent, index, batch, row, col, acc, mask):
+        if mask is None:
+            return [f"{indent}vst_{self.code}({self.pointer}, {index}, {acc})"]
+        return [f"{indent}vstm_{self.code}({self.pointer}, {index}, {acc}, {mask})"]
+
+
+class Source:
+    """Lines of one kernel function, indented by nesting."""
+
+    def __init__(self):
+        self.lines, self.depth, self.helpers = [], 1, {}
+
+    @property
+    def indent(self):
+        return "    " * self.depth
+
+    def __call__(self, *lines):
+        self.lines.extend(self.indent + line for line in lines)
+
+    def raw(self, lines):
+        """Lines that carry their own indentation."""
+        self.lines.extend(lines)
+
+    def open(self, head):
+        """`with source.open("for ..."):` indents what follows by one level."""
+        self(head + ":")
+        self.depth += 1
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.depth -= 1
+
+    def tile(self, tile):
+        """The name under which the kernel's module holds the register tile."""
+        made = f"register_tile({tile!r})"
+        return self.helpers.setdefault(made, f"tile_{len(self.helpers)}")
+
+    def transpose(self, code, lanes):
+        """The name of the block transpose of the given type."""
+        return self.helpers.setdefault(f"transposer({code!r}, {lanes})", f"transpose_{code}")
+
+    def dots(self, dots):
+        """The name of the dot products of the given kind."""
+        return self.helpers.setdefault(f"dot_products({dots!r})", "dots")
+
+    def text(self, name, about, imports=()):
+        """The whole module: imports, register tiles, the kernel function."""
+        body = "\n".join(self.lines)
+        words = set(re.findall(r"\w+", body))
+        head = [f'"""{about}"""', ""]
+        used = sorted(words & set(vector.NAMESPACE))
+        head.append(f"from {vector.__name__} import {', '.join(used)}")
+        if self.helpers:
+            used = sorted({word for made in self.helpers for word in re.findall(r"\b[A-Za-z]\w*(?=\()", made)})
+            head.append(f"from {microkernel.__name__} import {', '.join(used)}")
+        head.extend(imports)
+        head.extend(f"\n{name} = {made}" for made, name in self.helpers.items())
+        return "\n".join([*head, "", "", f"def {name}(lo, hi, bufs, scratch):", body, ""])
+
+
+@lru_cache
+def machine():
+    """(bytes of a vector register, number of them, whether fused multiply-add exists)."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 64, 32, True
+    if features.get("avx2") or features.get("avx"):
+        return 32, 16, bool(features.get("fma"))
+    return 16, 16, False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows and vectors of the register tile for a matrix, and the width of its column panels."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    fused: bool
+
+    @property
+    def panel(self):
+        """Columns from one panel to the next: whole 16-lane groups, so that packing and the
+        epilogue work in the same unit on every machine."""
+        return -(-self.vectors * self.lanes // LANES) * LANES
+
+
+def tile_shape(code, m, n):
+    """Register tile for an m x n result: fill the registers with sums, few rows need wide tiles."""
+    width, registers, fused = machine()
+    lanes = width // ITEM[code]
+    unit = max(1, LANES // lanes)
+    budget = 24 if registers == 32 else 12
+    narrow = -(-n // lanes)
+    vectors = unit if registers == 16 else max(2, unit)
+    while vectors + unit <= min(8, narrow, budget // max(m, 1)):
+        vectors += unit
+    rows = max(1, min(budget // vectors, m))
+    return Shape(rows, min(vectors, narrow), lanes, fused)
+
+
+def up(value, unit):
+    """The next multiple of `unit`."""
+    return -(-value // unit) * unit
+
+
+def starts(index, size, extra):
+    """Source of the start of part `index` of a balanced split, whose first `extra` parts are
+    size + 1 long."""
+    return f"{index} * {size} + min({index}, {extra})" if extra else f"{index} * {size}"
+
+
+def load_pointers(s, epilogue, operands):
+    """Start of a kernel: operand addresses (reference -> name), then the epilogue's lines.
+
+    Returns the buffer references in table order.
+    """
+    names = tuple(f"buf{i}" for i in range(len(epilogue.buffers)))
+    for i, name in enumerate((*operands.values(), *names)):
+        s(f"{name} = ptr(bufs, {i})")
+    s.raw(f"{s.indent}{line}" for line in epilogue.prologue(names))
+    return (*operands, *epilogue.buffers)
+
+
+def hand_over(s, epilogue, mask):
+    """The epilogue's lines for `acc`, whose place is in `index`, `batch`, `row` and `col`."""
+    s.raw(epilogue.emit(s.indent, "index", "batch", "row", "col", "acc", mask))
+
+
+def finish_rows(s, code, pitch, n, epilogue):
+    """Hand finished sums in scratch to the epilogue, row by row.
+
+    The surrounding source holds `sums` (address of row row0, column col0; rows `pitch` apart), row0
+    .. row1, col0 .. col1 and `batch`; n columns make a row of the output, and `first_row` counts the rows of earlier matrices.
+    """
+    edge = n % LANES
+    with s.open("for row in range(row0, row1)"):
+        s(f"line = sums + (row - row0) * {pitch * ITEM[code]}", f"flat = (first_row + row) * {n}")
+        with s.open(f"for col in range(col0, min(col1, {n - edge}), {LANES})"):
+            s("index = flat + col", f"acc = vld_{code}(line, col - col0)")
+            hand_over(s, epilogue, None)
+        if edge:
+            with s.open(f"if col1 >= {n}"):
+                s(f"col = {n - edge}", "index = flat + col", f"acc = vld_{code}(line, col - col0)")
+                hand_over(s, epilogue, "edge")
+
+
+def combine_kernel(code, count, m, n, parts, epilogue):
+    """Add the `parts` partial results of ws[0] in order and hand the sums to the epilogue."""
+    s, edge, total, rows = Source(), n % LANES, count * m * n, count * m
+    buffers = load_pointers(s, epilogue, {("ws", 0): "partial"})
+    tiles = max(1, min(16, total * parts // 16384, rows))
+    if edge:
+        s(f"edge = lanes({edge})")
+
+    def sums(mask):
+        load = f"vld_{code}(partial, {{}})" if mask is None else f"vldm_{code}(partial, {{}}, edge)"
+        s("index = flat + col", f"acc = {load.format('index')}")
+        with s.open(f"for part in range(1, {parts})"):
+            s(f"acc = acc + {load.format(f'index + part * {total}')}")
+        hand_over(s, epilogue, mask)
+
+    with s.open(f"for line in range(lo * {rows} // {tiles}, hi * {rows} // {tiles})"):
+        s(f"batch = line // {m}", f"row = line - batch * {m}", f"flat = line * {n}")
+        with s.open(f"for col in range(0, {n - edge}, {LANES})"):
+            sums(None)
+        if edge:
+            s(f"col = {n - edge}")
+            sums("edge")
+    about = f"sum of {parts} partial results {count} x {m} x {n}"
+    return KernelStep("combine", s.text("combine", about, epilogue.imports), tiles, buffers, 0,
+                      total * parts, total * parts >= PARALLEL_FLOPS)  # fmt: skip

@@ -1,0 +1,454 @@
+"""From the body of a region to loops: one domain of axes, expressions over it, stages.
+
+A body is pulled from its results: the element of a result at the loop indices asks its operands
+for elements at mapped indices, down to loads of the region's inputs. Reductions inside stay
+values of their own (`row` leaves): a stage is one sweep over the reduced axes, and computes what
+needs only rows of earlier stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from staticgraph import scalar as s
+from staticgraph.codegen.affine import affine, build, simplify
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
+from staticgraph.op import NestOp
+from staticgraph.scalar import Expr
+from staticgraph.types import TensorType
+
+# Tiles of a reduction over leading axes (or all) must not depend on what is fused with it, or
+# results would change with the pipeline: they are a function of the reduced shape only.
+TILE_ELEMENTS = 1 << 15
+
+
+def reduction_rows(shape: Sequence[int]) -> int:
+    """Rows (all axes but the last) whose partial results are summed in one tile."""
+    columns = max(1, shape[-1])
+    rows = prod(shape[:-1])
+    return max(1, TILE_ELEMENTS // columns, min(64, -(-rows // 16)))
+
+
+def mode(shape: Sequence[int], over: Sequence[int]) -> str:
+    """How a reduction runs: 'rows' in one sweep per kept index, 'partials' tile by tile, or 'all'."""
+    kept = [k for k in range(len(shape)) if k not in over and shape[k] != 1]
+    if not kept:
+        return "all"
+    over = [k for k in over if shape[k] != 1]
+    if over and max(over) < min(kept):
+        return "partials"
+    return "rows"
+
+
+class CannotLower(Exception):
+    """The body is no single region; fusion must not build it."""
+
+
+@dataclass
+class Reduction:
+    """A reduction inside the region; `leaf` stands for its value."""
+
+    node: Node
+    body: Expr
+    kind: str  # rows | partials | all
+    level: int
+    kept: tuple[int, ...]  # domain axes of the result
+    combine: str
+    leaf: Expr
+
+
+@dataclass
+class Store:
+    """A result of the region: `value` at `index` (row-major position in the result)."""
+
+    result: int
+    value: Expr
+    index: Expr
+    level: int
+    inner: bool  # varies along the inner axes
+
+
+@dataclass
+class Region:
+    """Loops of a region. Axes are numbered as in `sizes`; `inner` are swept once per stage."""
+
+    sizes: tuple[int, ...]
+    inner: tuple[int, ...]
+    types: tuple[TensorType, ...]  # of the inputs
+    results: tuple[TensorType, ...]
+    reductions: list[Reduction] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+    #: result number -> reduction that delivers it by partial results
+    sinks: dict[int, Reduction] = field(default_factory=dict)
+
+    @property
+    def outer(self) -> tuple[int, ...]:
+        return tuple(k for k in range(len(self.sizes)) if k not in self.inner)
+
+    @property
+    def levels(self) -> int:
+        return max([r.level for r in self.reductions] + [st.level for st in self.stores], default=0)
+
+
+def domain_of(body: Graph) -> tuple[int, ...]:
+    """The shape that the region loops over: that of the operand of its largest reduction, or of its results."""
+    best: tuple[int, ...] = ()
+    for node in body.nodes:
+        if getattr(node.op, "combine", None):
+            shape = node.operands[0].shape
+            if len(best) == 0 or prod(shape) > prod(best):
+                best = shape
+    if best:
+        return best
+    return max((t.shape for t in body.outputs), key=lambda x: (prod(x), len(x)), default=())
+
+
+def lower(body: Graph, view: Sequence[int] | None = None) -> Region:
+    """The loops of a region body; raises CannotLower where it is no single region.
+
+    With `view`, axes are joined to exactly these sizes (the batch, rows and columns in which a
+    contraction delivers its result).
+    """
+    return _Lowering(body, view).run()
+
+
+class _Lowering:
+    def __init__(self, body: Graph, view: Sequence[int] | None):
+        self.body = body
+        self.view = view
+        self.shape = domain_of(body)
+        self.region = Region(self.shape, (), tuple(t.type for t in body.inputs), tuple(t.type for t in body.outputs))
+        self.number = {t: k for k, t in enumerate(body.inputs)}
+        self.outputs = {}
+        for k, t in enumerate(body.outputs):
+            self.outputs.setdefault(t, k)
+        self.rows: dict[Tensor, Reduction] = {}
+        self.memo: dict[tuple, Expr] = {}
+        self.labels: dict[Tensor, tuple[int | None, ...] | None] = {}
+
+    def run(self) -> Region:
+        body, shape = self.body, self.shape
+        users = body.users()
+        reductions = [n for n in body.nodes if isinstance(n.op, NestOp) and getattr(n.op, "combine", None)]
+        general = [n for n in body.nodes if isinstance(n.op, NestOp) and n.op.name == "matmul"]
+        if general:
+            raise CannotLower("contraction")
+        full = tuple(range(len(shape)))
+        interior: set[tuple[int, ...]] = set()
+        for node in reductions:
+            if node.operands[0].shape == shape and mode(shape, node.attrs["axes"]) == "rows":
+                interior.add(tuple(a for a in node.attrs["axes"]))
+        if len(interior) > 1:
+            raise CannotLower("reductions over different axes")
+        self.region.inner = next(iter(interior), ())
+        identity = tuple(s.axis(k) for k in full)
+        for node in reductions:
+            self._reduce(node, identity, users)
+        for t, k in self.outputs.items():
+            if k in self.region.sinks:
+                continue
+            self._store(t, k)
+        return collapse(self.region, None if self.view is None else sides(self.shape, self.view))
+
+    # -- labels: which domain axis each axis of a value runs along --------------------------------
+
+    def label(self, t: Tensor) -> tuple[int | None, ...]:
+        """Domain axis per axis of a value that lives on the domain, or a part of it."""
+        if t in self.labels:
+            found = self.labels[t]
+            if found is None:
+                raise CannotLower("no place in the domain")
+            return found
+        self.labels[t] = None
+        node = t.node
+        if t.shape == self.shape:
+            found = tuple(range(len(self.shape)))
+        elif getattr(node.op, "combine", None):
+            inner = self.label(node.operands[0])
+            found = tuple(a for k, a in enumerate(inner) if k not in node.attrs["axes"])
+        elif node.op.name == "reshape":
+            found = self._reshaped(node)
+        elif node.op is INPUT or node.op is CONSTANT:
+            found = self._aligned(t)
+        else:
+            found = ()
+            for operand in node.operands:
+                if operand.ndim == t.ndim and operand.shape == t.shape and self._depends(operand):
+                    found = self.label(operand)
+                    break
+            else:
+                wide = [o for o in node.operands if o.shape == t.shape]
+                found = self.label(wide[0]) if wide and wide[0].node.op is not INPUT else self._aligned(t)
+        self.labels[t] = found
+        return found
+
+    def _depends(self, t: Tensor) -> bool:
+        return t.node.op is not INPUT and t.node.op is not CONSTANT
+
+    def _reshaped(self, node: Node) -> tuple[int | None, ...]:
+        operand = node.operands[0]
+        source = [a for a, n in zip(self.label(operand), operand.shape, strict=True) if n != 1]
+        target = node.results[0].shape
+        if [n for n in target if n != 1] != [n for n in operand.shape if n != 1]:
+            raise CannotLower("reshape of a row value")
+        left = iter(source)
+        return tuple(None if n == 1 else next(left) for n in target)
+
+    def _aligned(self, t: Tensor) -> tuple[int | None, ...]:
+        """A value that is only loaded: match its axes with the domain's outer axes, in order."""
+        outer = [k for k in range(len(self.shape)) if k not in self.region.inner]
+        sizes = [n for n in t.shape if n != 1]
+        picked = [k for k in outer if self.shape[k] != 1]
+        if sizes != [self.shape[k] for k in picked]:
+            raise CannotLower("shape off the domain")
+        left = iter(picked)
+        return tuple(None if n == 1 else next(left) for n in t.shape)
+
+    # -- values -----------------------------------------------------------------------------------
+
+    def _index(self, t: Tensor) -> tuple[Expr, ...]:
+        return tuple(s.const(0, "int64") if a is None or t.shape[k] == 1 else s.axis(a) for k, a in enumerate(self.label(t)))
+
+    def _reduce(self, node: Node, identity: tuple[Expr, ...], users: dict[Tensor, list[Node]]) -> None:
+        operand, result = node.operands[0], node.results[0]
+        over = node.attrs["axes"]
+        if operand.shape != self.shape:
+            # Summing one value per row here would add in another order than a kernel of its own.
+            raise CannotLower("reduction of a value per row")
+        labels = tuple(range(len(self.shape)))
+        kind = mode(self.shape, over)
+        if kind == "all" and self.region.inner and self.shape[-1] > TILE_ELEMENTS:
+            raise CannotLower("a total over rows longer than a tile")
+        index = tuple(s.const(0, "int64") if a is None else s.axis(a) for a in labels)
+        body = self.pull(operand, index)
+        kept = tuple(a for k, a in enumerate(labels) if k not in over and a is not None)
+        level = self._level(body) + (1 if kind == "rows" else 0)
+        leaf = s._intern("row", (), body.dtype, len(self.region.reductions))
+        if kind in ("partials", "all"):
+            if len(self.region.inner) not in (0, 1) or (self.region.inner and self.region.inner != (len(self.shape) - 1,)):
+                raise CannotLower("partial results beside rows over several axes")
+            if result in users or result not in self.outputs:
+                raise CannotLower("a result of partial sums is read inside")
+            level += 1 if self.region.inner else 0
+        found = Reduction(node, body, kind, level, kept, node.op.combine, leaf)
+        self.region.reductions.append(found)
+        self.rows[result] = found
+        if kind in ("partials", "all"):
+            self.region.sinks[self.outputs[result]] = found
+
+    def _store(self, t: Tensor, k: int) -> None:
+        index = self._index(t)
+        covered = {a for a in self.label(t) if a is not None}
+        inner = any(a in self.region.inner for a in covered)
+        needed = [a for a in range(len(self.shape)) if self.shape[a] != 1 and (inner or a not in self.region.inner)]
+        if any(a not in covered for a in needed):
+            raise CannotLower("result does not cover the domain")
+        value = self.pull(t, index)
+        position: Expr = s.const(0, "int64")
+        for i, n in zip(index, t.shape, strict=True):
+            position = position * n + i
+        level = self._level(value)
+        if inner:
+            level += 1
+        self.region.stores.append(Store(k, value, position, level, inner))
+
+    def _level(self, e: Expr) -> int:
+        return max((self.region.reductions[x.value].level for x in s.postorder([e]) if x.name == "row"), default=0)  # type: ignore[index]
+
+    def pull(self, t: Tensor, index: tuple[Expr, ...]) -> Expr:
+        key = (t, *map(id, index))
+        found = self.memo.get(key)
+        if found is None:
+            found = self.memo[key] = self._pull(t, index)
+        return found
+
+    def _pull(self, t: Tensor, index: tuple[Expr, ...]) -> Expr:
+        node = t.node
+        if node.op is INPUT:
+            return s.load(self.number[t], index, t.type.dtype)
+        if node.op is CONSTANT:
+            if t.size != 1:
+                raise CannotLower("a large constant is an input")
+            return s.const(node.attrs["value"].item(), t.type.dtype)
+        if t in self.rows:
+            row = self.rows[t]
+            expected = [s.axis(a) for a in self.label(t) if a is not None and t.shape[self.label(t).index(a)] != 1]
+            given = [i for i, n in zip(index, t.shape, strict=True) if n != 1]
+            if row.kind != "rows" or any(a is not b for a, b in zip(expected, given, strict=True)):
+                raise CannotLower("a reduction is read at other rows")
+            return row.leaf
+        if not isinstance(node.op, NestOp):
+            raise CannotLower(node.op.name)
+        nest = node.op.nest([o.type for o in node.operands], node.results[0].type, **node.attrs)
+        if nest.combine:
+            raise CannotLower("a reduction that is no row")
+        sizes = self.shape
+
+        def leaf(e: Expr) -> Expr | None:
+            return index[e.value] if e.name == "axis" else None  # type: ignore[index]
+
+        body = s.transform(nest.body, leaf)
+        return self._resolve(body, node, sizes)
+
+    def _resolve(self, body: Expr, node: Node, sizes: Sequence[int]) -> Expr:
+        """Replace loads of operands by what computes them."""
+        memo: dict[int, Expr] = {}
+        for e in s.postorder([body]):
+            args = tuple(memo[id(a)] for a in e.args)
+            if e.name == "load":
+                guarded = s.is_guarded(e)
+                at = args[:-1] if guarded else args
+                at = tuple(simplify(i, sizes) for i in at)
+                operand = node.operands[e.value[0]]  # type: ignore[index]
+                if guarded:
+                    guard = simplify(args[-1], sizes)
+                    made = self._guarded(operand, at, guard, e.value[1])  # type: ignore[index]
+                else:
+                    made = self.pull(operand, at)
+            else:
+                made = e if all(a is b for a, b in zip(args, e.args, strict=True)) else s.rebuild(e, args)
+            memo[id(e)] = made
+        return memo[id(body)]
+
+    def _guarded(self, t: Tensor, index: tuple[Expr, ...], guard: Expr, fill: object) -> Expr:
+        """The value where the guard holds: loads below it must not touch memory elsewhere."""
+        if guard.name == "const":
+            return self.pull(t, index) if guard.value else s.const(fill, t.type.dtype)
+        value = self.pull(t, index)
+        if t.node.op is INPUT:
+            return s.load(self.number[t], index, t.type.dtype, guard, fill)
+
+        def leaf(e: Expr) -> Expr | None:
+            if e.name != "load":
+                return None
+            inner = e.args[-1] if s.is_guarded(e) else s.const(True, "bool")
+            at = e.args[:-1] if s.is_guarded(e) else e.args
+            both = s.call("logical_and", guard, inner)
+            return s.load(e.value[0], at, e.dtype, both, e.value[1] if s.is_guarded(e) else 0)  # type: ignore[index]
+
+        return s.where(guard, s.transform(value, leaf), s.const(fill, t.type.dtype))
+
+
+def sides(shape: Sequence[int], view: Sequence[int]) -> list[int]:
+    """For each axis of `shape`, which axis of `view` it is part of."""
+    found: list[int] = []
+    k, size = 0, 1
+    for n in shape:
+        while n != 1 and size * n > view[k]:
+            if size != view[k]:
+                raise CannotLower(f"{tuple(shape)} does not group to {tuple(view)}")
+            k, size = k + 1, 1
+        size *= n
+        found.append(k)
+    return found
+
+
+def collapse(region: Region, side: list[int] | None = None) -> Region:
+    """Join neighbouring axes that every access walks through as one; drop axes of size 1."""
+    sizes = list(region.sizes)
+    exprs = [r.body for r in region.reductions] + [st.value for st in region.stores]
+    positions = [st.index for st in region.stores]
+    drop = {k for k, n in enumerate(sizes) if n == 1}
+    forms: list[dict[int, int]] = []
+    opaque: set[int] = set()
+    _collect(exprs, positions, region, forms, opaque)
+    partial = any(r.kind != "rows" for r in region.reductions)
+    merged_into: dict[int, int] = {}
+    order = [k for k in range(len(sizes)) if k not in drop]
+    last = len(region.sizes) - 1
+    result: list[int] = []
+    for k in order:
+        if result:
+            p = result[-1]
+            same_side = (p in region.inner) == (k in region.inner) and (side is None or side[p] == side[k])
+            fits = all(f.get(p, 0) == f.get(k, 0) * sizes[k] for f in forms)
+            kept = [set(r.kept) for r in region.reductions]
+            together = all((p in s_) == (k in s_) for s_ in kept)
+            # The last axis of a region with partial sums stays: its tiles are counted in rows of it.
+            if same_side and fits and together and p not in opaque and k not in opaque and not (partial and k == last):
+                sizes[k] *= sizes[p]
+                merged_into[p] = k
+                result[-1] = k
+                continue
+        result.append(k)
+    number = {k: i for i, k in enumerate(result)}
+
+    def leaf(e: Expr) -> Expr | None:
+        if e.name != "axis":
+            return None
+        k = e.value
+        if k in drop or k in merged_into:
+            return s.const(0, "int64")
+        return s.axis(number[k])  # type: ignore[index]
+
+    def move(e: Expr) -> Expr:
+        return s.transform(e, leaf)
+
+    for r in region.reductions:
+        r.body = move(r.body)
+        r.kept = tuple(dict.fromkeys(number[k] for k in r.kept if k in number))
+    for st in region.stores:
+        st.value, st.index = move(st.value), move(st.index)
+    region.inner = tuple(number[k] for k in region.inner if k in number)
+    region.sizes = tuple(sizes[k] for k in result)
+    return region
+
+
+def _collect(exprs: list[Expr], positions: list[Expr], region: Region, forms: list[dict[int, int]], opaque: set[int]) -> None:
+    """Affine forms of all memory positions, and the axes used in any other way."""
+    strides = [_strides(t.shape) for t in region.types]
+    for p in positions:
+        form = affine(p)
+        if form is None:
+            opaque.update(_axes(p))
+        else:
+            forms.append(form[0])
+    stack, seen = list(exprs), set()
+    while stack:
+        e = stack.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        if e.name == "axis":
+            opaque.add(e.value)  # type: ignore[arg-type]
+        elif e.name == "load":
+            at = e.args[:-1] if s.is_guarded(e) else e.args
+            if s.is_guarded(e):
+                stack.append(e.args[-1])
+            form = affine(position(at, strides[e.value[0]]))  # type: ignore[index]
+            if form is None:
+                for i in at:
+                    opaque.update(_axes(i))
+                stack.extend(x for i in at for x in s.postorder([i]) if x.name == "load")
+            else:
+                forms.append(form[0])
+        else:
+            stack.extend(e.args)
+
+
+def _axes(e: Expr) -> set[int]:
+    return {x.value for x in s.postorder([e]) if x.name == "axis"}  # type: ignore[misc]
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+def position(index: Sequence[Expr], strides: Sequence[int]) -> Expr:
+    """Element position of an index in row-major memory."""
+    form: dict[int, int] = {}
+    offset = 0
+    rest: Expr | None = None
+    for i, stride in zip(index, strides, strict=True):
+        part = affine(i)
+        if part is None:
+            term = i * stride
+            rest = term if rest is None else rest + term
+        else:
+            offset += part[1] * stride
+            for k, c in part[0].items():
+                form[k] = form.get(k, 0) + c * stride
+    e = build({k: c for k, c in form.items() if c}, offset)
+    return e if rest is None else e + rest

@@ -1,0 +1,221 @@
+"""Which kernels compute a node: a region, a contraction with what follows it, or a kernel by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from staticgraph.codegen import contract, cpu
+from staticgraph.codegen.cpu import KernelSpec
+from staticgraph.codegen.epilogue import RegionEpilogue, split
+from staticgraph.codegen.lower import CannotLower, domain_of, lower
+from staticgraph.errors import InternalError
+from staticgraph.fusion import FUSION, contraction_of
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
+from staticgraph.op import NestOp
+from staticgraph.types import SHORT
+
+#: elements below which a second thread costs more than it gives
+PARALLEL_ELEMENTS = 1 << 15
+
+
+@dataclass
+class Launch:
+    """One kernel of a node: where its pointers come from, and its size.
+
+    Buffers are ("in", k) operand k of the node, ("out", k) its result k, ("work", k) workspace k.
+    """
+
+    name: str
+    text: str
+    entry: str
+    tiles: int
+    buffers: tuple[tuple[str, int], ...]
+    scratch: int
+    parallel: bool
+    flops: int
+    inplace: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass
+class Code:
+    """All kernels of a node."""
+
+    launches: list[Launch]
+    workspace: list[int] = field(default_factory=list)
+    #: for ("start", k) buffers: (operand, element at which the kernel's view of it begins)
+    starts: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def inplace(self) -> frozenset[tuple[int, int]]:
+        """(result, operand) pairs that may share memory."""
+        return frozenset().union(*(launch.inplace for launch in self.launches))
+
+
+def code_of(node: Node, name: str) -> Code:
+    """Kernels for a node of an optimised graph."""
+    by_hand = getattr(node.op, "cpu", None)
+    if by_hand is not None:
+        return by_hand_code(node, name, by_hand)
+    if node.op is FUSION:
+        body = node.attrs["body"]
+    elif isinstance(node.op, NestOp):
+        body = single(node)
+    else:
+        raise InternalError(f"{node.op.name}: nothing generates a kernel for it")
+    base = contraction_of(body)
+    if base is not None:
+        return contraction_code(node, body, base, name)
+    region = lower(body)
+    kernels = cpu.generate(region, name, domain_of(body))
+    dear = sum(1 for n in body.nodes if n.op.name in cpu._DEAR)
+    arithmetic = sum(1 for n in body.nodes if n.op not in (INPUT, CONSTANT))
+    launches = [
+        Launch(
+            k.name, k.text, "k", k.tiles, k.buffers, k.scratch,
+            k.tiles > 1 and k.elements * (1 + 4 * dear) >= PARALLEL_ELEMENTS,
+            k.elements * arithmetic, k.inplace,
+        )
+        for k in kernels.steps
+    ]  # fmt: skip
+    return Code(launches, kernels.workspace)
+
+
+def single(node: Node) -> Graph:
+    """A body with one node, its operands as inputs."""
+    inputs: dict[Tensor, Tensor] = {}
+    operands = []
+    for t in node.operands:
+        if t not in inputs:
+            made = Node(INPUT, (), {"name": f"p{len(inputs)}", "type": t.type}, (t.type,), node.where)
+            inputs[t] = made.results[0]
+        operands.append(inputs[t])
+    inner = node.with_operands(operands)
+    # Operand k of the node must stay input k of the body, also where one tensor stands twice.
+    listed = [inputs[t] for t in node.operands]
+    unique = []
+    for k, t in enumerate(listed):
+        if any(t is u for u in unique):
+            t = Node(INPUT, (), {"name": f"q{k}", "type": t.type}, (t.type,), node.where).results[0]
+        unique.append(t)
+    return Graph(unique, inner.results)
+
+
+# ---------------------------------------------------------------------------- contractions
+
+STRIDED = ("transpose", "broadcast_to", "slice", "flip", "reshape")
+
+
+def strided(t: Tensor, stop: Callable[[Tensor], bool]) -> tuple[Tensor, tuple[int, ...], int]:
+    """(base, element strides, start) of a chain of views; `stop` ends the chain."""
+    node = t.node
+    if stop(t) or node.op.name not in STRIDED:
+        return t, contiguous(t.shape), 0
+    source = node.operands[0]
+    base, strides, start = strided(source, stop)
+    a = node.attrs
+    if node.op.name == "transpose":
+        return base, tuple(strides[k] for k in a["axes"]), start
+    if node.op.name == "broadcast_to":
+        lead = t.ndim - source.ndim
+        wide = tuple(0 if n == 1 else st for n, st in zip(source.shape, strides, strict=True))
+        return base, (0,) * lead + wide, start
+    if node.op.name == "slice":
+        start += sum(i * st for i, st in zip(a["start"], strides, strict=True))
+        return base, tuple(st * d for st, d in zip(strides, a["step"], strict=True)), start
+    if node.op.name == "flip":
+        start += sum((source.shape[k] - 1) * strides[k] for k in a["axes"])
+        return base, tuple(-st if k in a["axes"] else st for k, st in enumerate(strides)), start
+    made = reshaped_strides(source.shape, strides, t.shape)
+    return (t, contiguous(t.shape), 0) if made is None else (base, made, start)
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+def reshaped_strides(old: Sequence[int], strides: Sequence[int], new: Sequence[int]) -> tuple[int, ...] | None:
+    """Strides after a reshape without a copy, None where there are none."""
+    if strides == contiguous(old):
+        return contiguous(new)
+    real = [(n, st) for n, st in zip(old, strides, strict=True) if n != 1]
+    if [n for n, _ in real] != [n for n in new if n != 1]:
+        return None
+    left = iter(real)
+    return tuple(0 if n == 1 else next(left)[1] for n in new)
+
+
+def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
+    inputs = {t: k for k, t in enumerate(body.inputs)}
+    epilogue = None
+    plain = len(body.outputs) == 1 and body.outputs[0] is base.results[0]
+    result = base.results[0]
+    code = SHORT[result.type.dtype]
+
+    def stop(t: Tensor) -> bool:
+        return t.node.op is INPUT
+
+    operands = [strided(t, stop) for t in base.operands]
+    if base.op.name != "matmul":
+        # The convolution templates read contiguous operands.
+        operands = [(t, contiguous(t.shape), 0) for t in base.operands]
+    if any(b not in inputs for b, _, _ in operands):
+        raise CannotLower("the operand of a contraction is computed in its own region")
+    if not plain:
+        first = steps_of(base, operands, code, None)
+        epilogue = RegionEpilogue(split(body, base), first.view)
+    steps = steps_of(base, operands, code, epilogue)
+    starts: list[tuple[int, int]] = []
+    refs: dict[Any, tuple[str, int]] = {"out": ("out", 0)}
+    for letter, (b, _, start) in zip("ab", operands, strict=True):
+        refs[letter] = ("in", inputs[b])
+        if start:
+            refs[letter] = ("start", len(starts))
+            starts.append((inputs[b], start))
+    if epilogue is not None:
+        refs.update({("ep", j): ref for j, ref in enumerate(epilogue._buffers)})
+    refs.update({("ws", i): ("work", i) for i in range(len(steps.workspace))})
+    launches = [
+        Launch(f"{name}_{k.name}", k.source, k.name, k.ntiles, tuple(refs[b] for b in k.buffers),
+               k.scratch_bytes, k.ntiles > 1 and k.parallel_worthwhile, k.flops)
+        for k in steps.kernels
+    ]  # fmt: skip
+    if epilogue is not None and launches:
+        # A result may replace an operand of the epilogue, never one that the contraction still reads.
+        read = {inputs[b] for b, _, _ in operands}
+        pairs = frozenset((o, i) for o, i in epilogue.inplace() if i not in read and i != epilogue.acc_input)
+        launches[-1].inplace = pairs
+    return Code(launches, list(steps.workspace), starts)
+
+
+def steps_of(base: Node, operands: Sequence[tuple[Tensor, tuple[int, ...], int]], code: str, epilogue: object) -> contract.Steps:
+    """The tiled template of a contraction."""
+    a = base.attrs
+    left, right = base.operands
+    if base.op.name == "matmul":
+        out = base.results[0].shape
+        lead = len(out) - 2
+        sides = []
+        for t, (_, strides, _) in zip(base.operands, operands, strict=True):
+            missing = lead - (t.ndim - 2)
+            batch = tuple(0 if n == 1 else st for n, st in zip(t.shape[:-2], strides[:-2], strict=True))
+            sides.append((0,) * missing + batch + tuple(strides[-2:]))
+        return contract.matmul(code, out[:lead], out[-2], out[-1], left.shape[-1], sides[0], sides[1], epilogue=epilogue)
+    pads = tuple(zip(a["low"], a["high"], strict=True))
+    options = {"stride": a["stride"], "padding": pads, "dilation": a["dilation"], "groups": a["groups"], "epilogue": epilogue}
+    if base.op.name == "conv":
+        return contract.conv(code, left.shape, right.shape, **options)
+    if base.op.name == "conv_transpose":
+        return contract.conv_transpose(code, left.shape, right.shape, out_spatial=base.results[0].shape[2:], **options)
+    return contract.conv_weight_grad(code, left.shape, right.shape, kernel=base.results[0].shape[2:], **options)
+
+
+def by_hand_code(node: Node, name: str, source: Callable) -> Code:
+    """Kernels that an op brings itself."""
+    made = source([t.type for t in node.operands], node.types, name=name, **node.attrs)
+    specs: list[KernelSpec] = made.steps
+    launches = [Launch(k.name, k.text, "k", k.tiles, k.buffers, k.scratch, k.tiles > 1 and k.elements >= PARALLEL_ELEMENTS, k.elements, k.inplace) for k in specs]
+    return Code(launches, made.workspace)
+

@@ -1,0 +1,316 @@
+"""From tensors to a callable: the whole path, in reading order."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from staticgraph import archive, tree
+from staticgraph.errors import GraphTypeError, InputError, ShapeError, TargetError
+from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
+from staticgraph.kernels import Kernel
+from staticgraph.op import as_tensor, cast
+from staticgraph.passes import PIPELINES
+from staticgraph.passmanager import Pass, PassRecord, Pipeline
+from staticgraph.plan import Plan, build
+from staticgraph.runtime import Executable, link
+from staticgraph.threads import caller, check_threads
+from staticgraph.types import TensorType
+from staticgraph.verify import verify
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one call.
+
+    `peak_bytes` is the arena that is allocated for intermediate values, `lower_bound_bytes` the
+    largest sum of bytes alive at one step, `timeline` that sum for every step, `scratch_bytes` the
+    private memory of one thread.
+    """
+
+    peak_bytes: int
+    lower_bound_bytes: int
+    input_bytes: int
+    state_bytes: int
+    output_bytes: int
+    constant_bytes: int
+    scratch_bytes: int
+    timeline: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CompileTimes:
+    """Seconds spent in each stage of compiling one function."""
+
+    passes: tuple[PassRecord, ...]
+    plan: float
+    kernels: float
+    total: float
+
+
+class Function:
+    """A compiled graph. Call it with arrays, by position or by the names of the inputs.
+
+    Attributes: `graph` (as built), `optimized`, `plan`, `kernels`, `memory`, `times`.
+    """
+
+    def __init__(self, graph: Graph, form: Any, options: dict[str, Any]):
+        start = time.perf_counter()
+        verify(graph)
+        self.graph = graph
+        self.form = form
+        self.options = options
+        self.threads = None if options["threads"] is None else check_threads(options["threads"])
+        records: list[PassRecord] = []
+        self.optimized: Graph = as_pipeline(options["pipeline"])(graph, record=records)
+        planned = time.perf_counter()
+        self.plan: Plan = build(self.optimized)
+        linked = time.perf_counter()
+        self.executable: Executable = link(self.plan)
+        end = time.perf_counter()
+        self.times = CompileTimes(tuple(records), linked - planned, end - linked, end - start)
+        self.names = [t.node.attrs["name"] for t in graph.inputs]
+        self.types = [t.type for t in graph.inputs]
+        self._plain = [(np.dtype(t.dtype), t.shape) for t in self.types]
+        self._locks = [v.lock for v in sorted(self.plan.variables, key=id)]
+        self._single = form == tree.LEAF
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """The compiled kernels in the order of the plan: `.source`, `.asm`, `.path`, ..."""
+        return self.executable.kernels
+
+    @property
+    def memory(self) -> Memory:
+        """What one call allocates, and the least that any placement could."""
+        plan = self.plan
+        live = [sum(b.size for b in plan.buffers if b.start <= i < b.stop) for i in range(len(plan.steps))]
+        return Memory(
+            peak_bytes=plan.arena_bytes,
+            lower_bound_bytes=plan.lower_bound,
+            input_bytes=sum(t.nbytes for t in self.types),
+            state_bytes=sum(v.spec.nbytes for v in plan.variables),
+            output_bytes=sum(t.type.nbytes for t in self.graph.outputs),
+            constant_bytes=sum(t.type.nbytes for t in plan.constants),
+            scratch_bytes=plan.scratch_bytes,
+            timeline=tuple(live),
+        )
+
+    def __call__(self, *arrays: Any, out: Any = None, **named: Any) -> Any:
+        """Run with NumPy arrays; returns arrays in the form of the outputs.
+
+        `out` gives arrays to write the outputs to, in the same form. Raises InputError for
+        missing, surplus, misnamed or unfit arrays before anything runs.
+        """
+        if named or len(arrays) != len(self.types):
+            arrays = self._bind(arrays, named)
+        checked = []
+        for k, a in enumerate(arrays):
+            dtype, shape = self._plain[k]
+            if type(a) is np.ndarray and a.dtype == dtype and a.shape == shape and a.flags.c_contiguous:
+                checked.append(a)
+            else:
+                checked.append(self._convert(k, a))
+        outputs = None if out is None else self._outputs(out, checked)
+        for lock in self._locks:
+            lock.acquire()
+        budget = caller.budget
+        if self.threads is not None:
+            caller.budget = self.threads
+        try:
+            results = self.executable.run(checked, outputs)
+        finally:
+            caller.budget = budget
+            for lock in self._locks:
+                lock.release()
+        return results[0] if self._single else tree.unflatten(self.form, results)
+
+    def _bind(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        """Arrays in the order of the inputs."""
+        if len(arrays) > len(self.names):
+            raise InputError(f"call: takes {len(self.names)} inputs ({', '.join(self.names) or 'none'}), got {len(arrays)} arrays")
+        given = dict(zip(self.names, arrays, strict=False))
+        for name, a in named.items():
+            if name not in self.names:
+                raise InputError(f"call: there is no input {name!r}; the inputs are {', '.join(self.names) or 'none'}")
+            if name in given:
+                raise InputError(f"call: input {name!r} is given by position and by name")
+            given[name] = a
+        missing = [n for n in self.names if n not in given]
+        if missing:
+            raise InputError(f"call: input {missing[0]!r} ({self.types[self.names.index(missing[0])]}) is missing")
+        return [given[n] for n in self.names]
+
+    def _convert(self, k: int, a: Any) -> np.ndarray:
+        """An argument that is not yet a contiguous array of the right type."""
+        name, t = self.names[k], self.types[k]
+        if isinstance(a, Tensor):
+            raise InputError(f"call: input {name!r} needs numbers, got a tensor of the graph ({a.type})")
+        try:
+            array = np.asarray(a)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"call: input {name!r} is {t}; cannot make an array of {type(a).__name__}: {error}") from None
+        if array.dtype.kind not in "biufc":
+            raise InputError(f"call: input {name!r} is {t}; got an array of dtype {array.dtype}")
+        if array.shape != t.shape:
+            raise InputError(f"call: input {name!r} is {t}; got shape {list(array.shape)}")
+        if array.dtype != t.dtype:
+            loose = not isinstance(a, (np.ndarray, np.generic))
+            if not np.can_cast(array.dtype, t.dtype, "same_kind" if loose else "safe"):
+                raise InputError(
+                    f"call: input {name!r} is {t}; {array.dtype} does not cast to {t.dtype} without loss;"
+                    f" convert it with .astype({t.dtype!r})"
+                )
+        return np.ascontiguousarray(array, t.dtype).reshape(t.shape)
+
+    def _outputs(self, out: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """The arrays of `out=`, checked; inputs that overlap them are copied first."""
+        leaves, form = tree.flatten(out)
+        if form != self.form:
+            raise InputError("call: out= must have the form of the outputs")
+        for a, t in zip(leaves, self.graph.outputs, strict=True):
+            fits = isinstance(a, np.ndarray) and a.dtype == t.type.dtype and a.shape == t.shape
+            if not (fits and a.flags.c_contiguous and a.flags.writeable):
+                raise InputError(f"call: out= needs a writable contiguous array of {t.type}, got {_describe(a)}")
+        for k, a in enumerate(arrays):
+            if any(np.may_share_memory(a, o) for o in leaves):
+                arrays[k] = a.copy()
+        return leaves
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write graph, variables and options to one file, for `sg.load`."""
+        archive.save_graph(path, self.graph, {"form": _pack(self.form), "options": {k: v for k, v in self.options.items() if k != "pipeline"}})
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{n}: {t}" for n, t in zip(self.names, self.types, strict=True))
+        return f"<Function ({given}) of {len(self.plan.launches)} kernels, {self.plan.arena_bytes} B>"
+
+
+def _describe(a: Any) -> str:
+    return f"{a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else type(a).__name__
+
+
+def load(path: str | os.PathLike, **options: Any) -> Function:
+    """A function written by `Function.save`; options replace those it was compiled with."""
+    graph, extra = archive.load_graph(path)
+    return Function(graph, _unpack(extra["form"]), {"pipeline": "default", **extra["options"], **options})
+
+
+_KINDS = {"list": list, "tuple": tuple, "dict": dict}
+
+
+def _pack(form: Any) -> Any:
+    """A tree form as JSON data."""
+    if form is None or isinstance(form, str):
+        return form
+    kind, parts = form
+    if kind is dict:
+        return ["dict", [[k, _pack(p)] for k, p in parts]]
+    return ["list" if kind is list else "tuple", [_pack(p) for p in parts]]
+
+
+def _unpack(data: Any) -> Any:
+    if data is None or isinstance(data, str):
+        return data
+    kind = _KINDS[data[0]]
+    if kind is dict:
+        return (dict, tuple((k, _unpack(p)) for k, p in data[1]))
+    return (kind, tuple(_unpack(p) for p in data[1]))
+
+
+def as_pipeline(pipeline: object) -> Pipeline:
+    """A pipeline by name, as an object, or as a list of passes."""
+    if isinstance(pipeline, Pipeline):
+        return pipeline
+    if isinstance(pipeline, str):
+        if pipeline not in PIPELINES:
+            raise GraphTypeError(f"compile: there is no pipeline {pipeline!r}; there are {', '.join(map(repr, PIPELINES))}")
+        return PIPELINES[pipeline]
+    if isinstance(pipeline, (list, tuple)):
+        return Pipeline(pipeline)
+    if isinstance(pipeline, Pass):
+        return Pipeline([pipeline])
+    raise GraphTypeError(f"compile: pipeline is a name, a Pipeline or a list of passes, got {type(pipeline).__name__}")
+
+
+def compile(
+    outputs: Any,
+    inputs: Sequence[Tensor] | None = None,
+    *,
+    updates: Mapping[Variable, Tensor] | None = None,
+    target: str = "cpu",
+    pipeline: object = "default",
+    memory_budget: object = None,
+    threads: int | None = None,
+) -> Function:
+    """Compile tensors into a function.
+
+    Arguments:
+        outputs: a Tensor or any nesting of list, tuple and dict of them; calls return that form
+        inputs: the order of positional arguments; by default that in which inputs were made
+        updates: new values of variables, written when the call has computed everything
+        target: "cpu" or "cuda"
+        pipeline: "default", "none", a Pipeline, or a list of passes
+        memory_budget: limit on the arena, in bytes
+        threads: threads of this function; by default the budget of the caller (`sg.threads`)
+    """
+    if target not in ("cpu", "cuda"):
+        raise TargetError(f"compile: target is 'cpu' or 'cuda', got {target!r}")
+    leaves, form = tree.flatten(outputs)
+    roots = [as_tensor(t) for t in leaves]
+    changes = check_updates(updates)
+    needed = [n.results[0] for n in postorder([*roots, *(t for _, t in changes)]) if n.op is INPUT]
+    if inputs is None:
+        ordered = sorted(needed, key=lambda t: t.node.serial)
+    else:
+        ordered = check_inputs(inputs, needed)
+    names = [t.node.attrs["name"] for t in ordered]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"compile: two inputs are named {name!r}; names must differ")
+    graph = Graph(ordered, roots, changes)
+    options = {"pipeline": pipeline, "threads": threads, "target": target, "memory_budget": memory_budget}
+    return Function(graph, form, options)
+
+
+def check_inputs(inputs: Sequence[Tensor], needed: Sequence[Tensor]) -> list[Tensor]:
+    """Inputs as given, each an input of the graph, none missing."""
+    given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for t in given:
+        if not isinstance(t, Tensor) or t.node.op is not INPUT:
+            raise InputError(f"compile: inputs= takes tensors made by sg.input, got {t!r}")
+    chosen = set(given)
+    if len(chosen) != len(given):
+        raise InputError("compile: inputs= names a tensor twice")
+    for t in needed:
+        if t not in chosen:
+            raise InputError(f"compile: the outputs need input {t.node.attrs['name']!r}, which inputs= leaves out")
+    return given
+
+
+def check_updates(updates: Mapping[Variable, Tensor] | None) -> list[tuple[Variable, Tensor]]:
+    """Updates as pairs, each of the variable's type."""
+    found = []
+    for v, t in (updates or {}).items():
+        if not isinstance(v, Variable):
+            raise GraphTypeError(f"compile: updates= maps variables to tensors, got the key {v!r}")
+        t = as_tensor(t, v.spec.dtype)
+        if t.shape != v.spec.shape:
+            raise ShapeError(f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}")
+        if t.type.dtype != v.spec.dtype:
+            if not np.can_cast(t.type.dtype, v.spec.dtype, "same_kind"):
+                raise GraphTypeError(f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}")
+            t = cast(t, v.spec.dtype)
+        found.append((v, t))
+    return found
+
+
+def spec_of(value: Any) -> TensorType:
+    """The type that an argument has as an input."""
+    t = as_tensor(value) if not isinstance(value, np.ndarray) else None
+    return t.type if t is not None else TensorType(value.dtype.name, value.shape)

@@ -1,0 +1,137 @@
+"""What users build graphs with: leaves, tracing, and functions of functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from staticgraph import compile as compiler
+from staticgraph import tree
+from staticgraph.compile import Function
+from staticgraph.errors import GraphTypeError, InputError, user_frame
+from staticgraph.ir import INPUT, Tensor, Variable, apply
+from staticgraph.types import DEFAULT_FLOAT, TensorType, as_dtype, as_shape
+
+_numbers = itertools.count()
+
+
+def input(name: str, shape: object = (), dtype: object = DEFAULT_FLOAT) -> Tensor:
+    """A placeholder: a named input with a static shape."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise GraphTypeError(f"input: the name must be a Python identifier, got {name!r}")
+    return apply(INPUT, name=name, type=TensorType(as_dtype(dtype), as_shape(shape)))
+
+
+def variable(value: object, name: str | None = None, dtype: object = None) -> Variable:
+    """State that outlives a call: `.value` reads and writes it, `updates=` of compile change it.
+
+    Python floats and lists become float32; arrays keep their dtype. The value is copied.
+    """
+    if isinstance(value, Tensor):
+        raise GraphTypeError(f"variable: needs numbers, got a tensor ({value.type})")
+    array = np.array(value)
+    if dtype is not None:
+        array = array.astype(as_dtype(dtype))
+    elif not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
+        array = array.astype(DEFAULT_FLOAT)
+    if array.dtype.kind not in "biufc":
+        raise GraphTypeError(f"variable: needs numbers, got an array of {array.dtype}")
+    as_dtype(array.dtype)
+    array = np.array(array, order="C", copy=True)
+    return Variable(array, name or f"v{next(_numbers)}", user_frame())
+
+
+class Traced:
+    """A Python function compiled by tracing, once for each combination of shapes and dtypes."""
+
+    def __init__(self, function: Callable, options: dict[str, Any]):
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.options = options
+        self.signature = inspect.signature(function)
+        self.compiled: dict[Any, Function] = {}
+        self.lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self._bind(args, kwargs)
+        leaves, form = tree.flatten(bound.arguments)
+        key = (form, tuple(self._key(v) for v in leaves))
+        found = self.compiled.get(key)
+        if found is None:
+            with self.lock:
+                found = self.compiled.get(key)
+                if found is None:
+                    types = [compiler.spec_of(v) for v in leaves]
+                    found = self.compiled[key] = self._trace(types, form)
+        return found(*leaves)
+
+    @staticmethod
+    def _key(v: Any) -> Any:
+        return (v.dtype.num, v.shape) if isinstance(v, np.ndarray) else compiler.spec_of(v)
+
+    def _bind(self, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InputError(f"{self.function.__name__}: {error}") from None
+        bound.apply_defaults()
+        return bound
+
+    def lower(self, *specs: Any, **named: Any) -> Function:
+        """Compile ahead of time for arguments of these types (`sg.spec`, arrays or nestings)."""
+        bound = self._bind(specs, named)
+        leaves, form = tree.flatten(bound.arguments)
+        types = [v if isinstance(v, TensorType) else compiler.spec_of(v) for v in leaves]
+        return self._trace(types, form)
+
+    def _trace(self, types: list[TensorType], form: Any) -> Function:
+        names = _leaf_names(form)
+        inputs = [input(name, t.shape, t.dtype) for name, t in zip(names, types, strict=True)]
+        arguments = tree.unflatten(form, inputs)
+        bound = inspect.BoundArguments(self.signature, arguments)
+        outputs = self.function(*bound.args, **bound.kwargs)
+        leaves, _ = tree.flatten(outputs)
+        if not leaves or not all(isinstance(t, (Tensor, int, float, complex, np.ndarray)) for t in leaves):
+            raise GraphTypeError(f"{self.function.__name__}: must return tensors, returned {type(outputs).__name__}")
+        return compiler.compile(outputs, inputs, **self.options)
+
+
+def _leaf_names(form: Any) -> list[str]:
+    """A name for each leaf of the arguments: the parameter's, with the path below it."""
+    names: list[str] = []
+
+    def walk(f: Any, path: str) -> None:
+        if f is None:
+            return
+        if isinstance(f, str):
+            names.append(path)
+            return
+        kind, parts = f
+        if kind is dict:
+            for k, p in parts:
+                walk(p, f"{path}_{k}" if path else str(k))
+        else:
+            for k, p in enumerate(parts):
+                walk(p, f"{path}_{k}")
+
+    walk(form, "")
+    return names
+
+
+def function(f: Callable | None = None, **options: Any) -> Any:
+    """Decorator: define a graph by tracing a Python function.
+
+    Each call with new shapes or dtypes traces and compiles once; `f.lower(*specs)` does so ahead
+    of time. Options are those of `compile`.
+    """
+    if f is None:
+        return lambda g: Traced(g, options)
+    if not callable(f):
+        raise GraphTypeError(f"function: needs a Python function, got {type(f).__name__}")
+    return Traced(f, options)

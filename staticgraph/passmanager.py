@@ -1,0 +1,101 @@
+"""Passes and pipelines: a pass is a function from graph to graph."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from staticgraph.errors import GraphTypeError, InternalError
+from staticgraph.ir import Graph
+from staticgraph.verify import verify
+
+#: every pass by name
+PASSES: dict[str, Pass] = {}
+
+
+class Pass:
+    """A named function `Graph -> Graph`; options are keyword arguments, fixed by `with_options`."""
+
+    def __init__(self, function: Callable[..., Graph], options: dict[str, Any] | None = None):
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = function.__name__
+        self.options = options or {}
+
+    def __call__(self, graph: Graph, **options: Any) -> Graph:
+        if not isinstance(graph, Graph):
+            raise GraphTypeError(f"pass {self.name!r}: needs a Graph, got {type(graph).__name__}")
+        made = self.function(graph, **{**self.options, **options})
+        if not isinstance(made, Graph):
+            raise GraphTypeError(f"pass {self.name!r}: must return a Graph, returned {type(made).__name__}")
+        return made
+
+    def with_options(self, **options: Any) -> Pass:
+        """The same pass with options given."""
+        return Pass(self.function, {**self.options, **options})
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in self.options.items())
+        return f"{self.name}({given})" if given else self.name
+
+
+def graph_pass(function: Callable[..., Graph]) -> Pass:
+    """Make a function from Graph to Graph a pass, to be used alone or in a Pipeline."""
+    return Pass(function)
+
+
+def register_pass(made: Pass) -> Pass:
+    """Enter one of the project's own passes under its name."""
+    if made.name in PASSES:
+        raise InternalError(f"pass {made.name!r} is declared twice")
+    PASSES[made.name] = made
+    return made
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did: its name, seconds, nodes before and after."""
+
+    name: str
+    seconds: float
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order. `verify=True` checks the graph after each one."""
+
+    passes: tuple[Pass, ...]
+    verify: bool = False
+
+    def __init__(self, passes: Iterable[Pass | Callable[[Graph], Graph]] = (), *, verify: bool = False):
+        made = tuple(p if isinstance(p, Pass) else graph_pass(p) for p in passes)
+        object.__setattr__(self, "passes", made)
+        object.__setattr__(self, "verify", verify)
+
+    def __call__(self, graph: Graph, *, record: list[PassRecord] | None = None) -> Graph:
+        """Run the passes; `record` receives what each did."""
+        for p in self.passes:
+            before, start = len(graph), time.perf_counter()
+            try:
+                after = p(graph)
+                if self.verify:
+                    verify(after)
+            except Exception as error:
+                error.add_note(f"while running pass {p.name!r} on a graph of {before} nodes")
+                raise
+            if record is not None:
+                record.append(PassRecord(p.name, time.perf_counter() - start, before, len(after)))
+            graph = after
+        return graph
+
+    def __add__(self, other: Pipeline | Sequence[Pass]) -> Pipeline:
+        more = other.passes if isinstance(other, Pipeline) else tuple(other)
+        return Pipeline((*self.passes, *more), verify=self.verify)
+
+    def __repr__(self) -> str:
+        return f"Pipeline([{', '.join(map(repr, self.passes))}])"

@@ -1,0 +1,168 @@
+"""A plan made callable: addresses in, one run of the launcher, arrays out."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from staticgraph.codegen import launchwords as w
+from staticgraph.errors import NumericError
+from staticgraph.kernels import Kernel, KernelSource, compile_kernels
+from staticgraph.launch import Frame, Program
+from staticgraph.plan import ALIGN, Plan
+
+#: outputs of at least this many bytes reuse memory that nobody holds any more: fresh pages cost
+#: more than filling them
+RECYCLE_BYTES = 1 << 16
+RECYCLE_COUNT = 4
+#: a plan with less work than this keeps Python's lock
+SHORT_PLAN = 1 << 16
+
+
+@dataclass
+class Executable:
+    """Kernels, program and the pools that calls draw from."""
+
+    plan: Plan
+    kernels: list[Kernel]
+    program: Program
+
+    def __post_init__(self) -> None:
+        graph = self.plan.graph
+        self.output_types = [t.type for t in graph.outputs]
+        self.frames: list[tuple[Frame, np.ndarray]] = []
+        self.pools: list[list[np.ndarray]] = [[] for _ in self.output_types]
+        self.constants = [np.ascontiguousarray(t.node.attrs["value"]) for t in self.plan.constants]
+        self.inputs = len(graph.inputs)
+        self.first_output = 1 + self.inputs
+
+    # -- frames -----------------------------------------------------------------------------------
+
+    def frame(self) -> tuple[Frame, np.ndarray]:
+        """A frame with an arena of its own, from the pool or new."""
+        try:
+            return self.frames.pop()
+        except IndexError:
+            pass
+        frame = Frame(self.program)
+        arena = np.empty(self.plan.arena_bytes + ALIGN, np.uint8)
+        frame.bases[0] = -(-address(arena) // ALIGN) * ALIGN
+        at = self.first_output + len(self.output_types)
+        for v in self.plan.variables:
+            frame.bases[at] = address(v.storage)
+            at += 1
+        for c in self.constants:
+            frame.bases[at] = address(c)
+            at += 1
+        return frame, arena
+
+    def output(self, k: int) -> np.ndarray:
+        """Memory for output k that no one else holds."""
+        t = self.output_types[k]
+        if t.nbytes < RECYCLE_BYTES:
+            return np.empty(t.shape, t.dtype)
+        pool = self.pools[k]
+        for base in pool:
+            if sys.getrefcount(base) == 3:  # the pool, the loop variable and the argument here
+                return base.view()
+        base = np.empty(t.shape, t.dtype)
+        if len(pool) < RECYCLE_COUNT:
+            pool.append(base)
+            return base.view()
+        return base
+
+    def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None) -> list[np.ndarray]:
+        """Run once. `arrays` are checked and contiguous; `outputs` may give the memory to fill."""
+        held = self.frame()
+        frame = held[0]
+        bases = frame.bases
+        k = 1
+        for a in arrays:
+            bases[k] = address(a)
+            k += 1
+        results = []
+        for i in range(len(self.output_types)):
+            out = self.output(i) if outputs is None else outputs[i]
+            results.append(out)
+            bases[k] = address(out)
+            k += 1
+        try:
+            status = frame.run()
+            if status == w.FAILED:
+                self.fail(frame)
+        finally:
+            self.frames.append(held)
+        return results
+
+    def fail(self, frame: Frame) -> None:
+        step, _ = frame.failure
+        found = self.plan.steps[step]
+        where = found.node.where if found.node is not None else None
+        raise NumericError(found.message, where)
+
+
+def _data_address(a: np.ndarray) -> int:
+    return a.__array_interface__["data"][0]
+
+
+_pointer = ctypes.c_ssize_t
+
+
+def _fast_address(a: np.ndarray) -> int:
+    """PyArrayObject's `data` field, right after the object header."""
+    return _pointer.from_address(id(a) + _HEADER).value
+
+
+_HEADER = object.__basicsize__
+_probe = np.arange(3.0)
+address = _fast_address if _fast_address(_probe) == _data_address(_probe) else _data_address
+
+
+def link(plan: Plan) -> Executable:
+    """Compile the kernels of a plan and lay its steps out for the launcher."""
+    launches = [s.launch for s in plan.steps if s.launch is not None]
+    kernels = compile_kernels([KernelSource(x.name, x.text, x.entry) for x in launches])
+    graph = plan.graph
+    base = {"arena": 0, "input": 1, "output": 1 + len(graph.inputs)}
+    base["variable"] = base["output"] + len(graph.outputs)
+    base["constant"] = base["variable"] + len(plan.variables)
+    count = base["constant"] + len(plan.constants)
+    rows: list[list[int]] = []
+    slot: list[int] = []
+    offset: list[int] = []
+    ready = iter(kernels)
+    work = 0
+    for step in plan.steps:
+        first = len(slot)
+        for ref in step.refs:
+            if ref.space == "arena":
+                slot.append(0)
+                offset.append(plan.buffers[ref.index].offset + ref.offset)
+            else:
+                slot.append(base[ref.space] + ref.index)
+                offset.append(ref.offset)
+        if step.kind == "kernel":
+            launch = step.launch
+            assert launch is not None
+            rows.append([w.KERNEL, next(ready).address, launch.tiles, first, int(launch.parallel), 0, 0, 0])
+            work += launch.flops
+        elif step.kind == "jump_if_false":
+            rows.append([w.JUMP_IF_FALSE, first, step.target, 0, 0, 0, 0, 0])
+        elif step.kind == "jump":
+            rows.append([w.JUMP, 0, step.target, 0, 0, 0, 0, 0])
+        elif step.kind == "copy":
+            rows.append([w.COPY, first, first + 1, step.nbytes, 0, 0, 0, 0])
+            work += step.nbytes
+        elif step.kind == "check":
+            rows.append([w.CHECK, first, 0, 0, 0, 0, 0, 0])
+        else:
+            rows.append([w.COMMIT, 0, 0, 0, 0, 0, 0, 0])
+    program = Program(
+        np.array(rows, np.int64).reshape(-1, w.STEP_WORDS), np.array(slot, np.int64), np.array(offset, np.int64),
+        bases=count, scratch_bytes=plan.scratch_bytes, hold_gil=work < SHORT_PLAN,
+    )  # fmt: skip
+    return Executable(plan, kernels, program)
