@@ -9,12 +9,12 @@ from benchmarks.harness import Call
 
 
 def flat(value):
-    """The arrays of any nesting of lists, tuples and dicts."""
+    """Copies of the arrays of any nesting of lists, tuples and dicts."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         return [array for part in value for array in flat(part)]
-    return [np.asarray(value)]
+    return [np.array(value)]
 
 
 def placeholders(arrays):
@@ -24,13 +24,19 @@ def placeholders(arrays):
     return [sg.input(name, a.shape, str(a.dtype)) for name, a in arrays.items()]
 
 
-def ours(outputs, inputs, arrays, **options):
-    """Compile outputs of `placeholders(arrays)`; NumPy in, NumPy out, state in variables."""
+def ours(outputs, inputs, arrays, reuse=False, **options):
+    """Compile outputs of `placeholders(arrays)`; NumPy in, NumPy out, state in variables.
+
+    With `reuse` every call writes into the arrays of the first one (`out=`).
+    """
     import staticgraph as sg
 
     function = sg.compile(outputs, inputs=inputs, **options)
     values = list(arrays.values())
-    return Call(lambda: function(*values), flat, function)
+    if not reuse:
+        return Call(lambda: function(*values), flat, function)
+    out = function(*values)
+    return Call(lambda: function(*values, out=out), flat, function)
 
 
 def on_device(arrays):
@@ -47,10 +53,28 @@ def jax_call(function, arrays):
     return Call(lambda: jax.block_until_ready(jitted(*values)), flat_jax)
 
 
-def flat_jax(value):
+def jax_donated(function, arrays):
+    """As `jax_call`, and each call's results take the memory of the last one's."""
     import jax
 
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(value)]
+    values = on_device(arrays)
+    step = jax.jit(lambda old, *args: function(*args), donate_argnums=0, keep_unused=True)
+    shapes = jax.eval_shape(function, *values)
+    old = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+    state = [old]
+
+    def run():
+        state[0] = jax.block_until_ready(step(state[0], *values))
+        return state[0]
+
+    return Call(run, flat_jax)
+
+
+def flat_jax(value):
+    """Copies: donated memory is written again by the next call."""
+    import jax
+
+    return [np.array(leaf) for leaf in jax.tree.leaves(value)]
 
 
 def tensors(arrays):

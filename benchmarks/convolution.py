@@ -25,17 +25,17 @@ def without_g(arrays):
     return {name: arrays[name] for name in "xw"}
 
 
-def staticgraph(arrays, gradients):
+def staticgraph(arrays, gradients, reuse=False):
     import staticgraph as sg
 
     given = arrays if gradients else without_g(arrays)
     x, w, *g = inputs = adapters.placeholders(given)
     y = sg.ops.conv2d(x, w, padding=1)
     outputs = [y, sg.grad(y, [x, w], cotangent=g[0])] if gradients else y
-    return adapters.ours(outputs, inputs, given)
+    return adapters.ours(outputs, inputs, given, reuse)
 
 
-def jax(arrays, gradients):
+def jax(arrays, gradients, call=adapters.jax_call):
     import jax
 
     def forward(x, w):
@@ -46,8 +46,8 @@ def jax(arrays, gradients):
         return y, pullback(g)
 
     if gradients:
-        return adapters.jax_call(both, arrays)
-    return adapters.jax_call(forward, without_g(arrays))
+        return call(both, arrays)
+    return call(forward, without_g(arrays))
 
 
 def torch(arrays, gradients, compiled=False, channels_last=False):
@@ -87,8 +87,10 @@ def row(channels, gradients, dtype):
         dtype=dtype,
         data=partial(data, channels, dtype),
         contenders={
-            "staticgraph": partial(staticgraph, **with_gradients),
+            "staticgraph": partial(staticgraph, reuse=True, **with_gradients),
+            "staticgraph fresh": partial(staticgraph, **with_gradients),
             "jax": partial(jax, **with_gradients),
+            "jax donated": partial(jax, call=adapters.jax_donated, **with_gradients),
             "torch": partial(torch, **with_gradients),
             "torch channels-last": partial(torch, channels_last=True, **with_gradients),
             "torch.compile": partial(torch, compiled=True, **with_gradients),

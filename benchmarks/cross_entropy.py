@@ -18,15 +18,15 @@ def data(dtype):
     }
 
 
-def staticgraph(arrays):
+def staticgraph(arrays, reuse=False):
     import staticgraph as sg
 
     logits, label = inputs = adapters.placeholders(arrays)
     y = sg.ops.mean(sg.ops.softmax_cross_entropy(logits, label))
-    return adapters.ours([y, sg.grad(y, logits)], inputs, arrays)
+    return adapters.ours([y, sg.grad(y, logits)], inputs, arrays, reuse)
 
 
-def jax(arrays):
+def jax(arrays, call=adapters.jax_call):
     import jax
     import jax.numpy as jnp
 
@@ -34,7 +34,7 @@ def jax(arrays):
         picked = jnp.take_along_axis(logits, label[:, None], -1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, -1) - picked)
 
-    return adapters.jax_call(jax.value_and_grad(function), arrays)
+    return call(jax.value_and_grad(function), arrays)
 
 
 def torch(arrays, compiled=False):
@@ -60,8 +60,10 @@ ROWS = [
         dtype=dtype,
         data=partial(data, dtype),
         contenders={
-            "staticgraph": staticgraph,
+            "staticgraph": partial(staticgraph, reuse=True),
+            "staticgraph fresh": staticgraph,
             "jax": jax,
+            "jax donated": partial(jax, call=adapters.jax_donated),
             "torch": torch,
             "torch.compile": partial(torch, compiled=True),
             "pytensor": pytensor,

@@ -103,7 +103,7 @@ class Options:
     pythons: Mapping[str, str] = field(default_factory=dict)
 
     def takes(self, contender):
-        return not self.only or contender == OURS or contender.split()[0] in self.only
+        return not self.only or contender.split()[0] in {OURS, *self.only}
 
     def python(self, contender):
         return self.pythons.get(contender.split()[0], sys.executable)

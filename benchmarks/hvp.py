@@ -20,17 +20,17 @@ def data(dtype):
     return arrays | direction
 
 
-def staticgraph(arrays):
+def staticgraph(arrays, reuse=False):
     import staticgraph as sg
 
     inputs = adapters.placeholders(arrays)
     x, label, *rest = inputs
     params, direction = rest[:6], rest[6:]
     loss = mlp_step.loss_staticgraph(x, label, *params)
-    return adapters.ours(sg.hvp(loss, params, direction), inputs, arrays)
+    return adapters.ours(sg.hvp(loss, params, direction), inputs, arrays, reuse)
 
 
-def jax(arrays):
+def jax(arrays, call=adapters.jax_call):
     """Forward over reverse, the cheaper order."""
     import jax
 
@@ -38,7 +38,7 @@ def jax(arrays):
         gradient = jax.grad(partial(mlp_step.loss_jax, x=x, label=label))
         return jax.jvp(gradient, (list(rest[:6]),), (list(rest[6:]),))[1]
 
-    return adapters.jax_call(function, arrays)
+    return call(function, arrays)
 
 
 def loss_torch(x, label, params):
@@ -95,8 +95,10 @@ ROWS = [
         dtype=dtype,
         data=partial(data, dtype),
         contenders={
-            "staticgraph": staticgraph,
+            "staticgraph": partial(staticgraph, reuse=True),
+            "staticgraph fresh": staticgraph,
             "jax": jax,
+            "jax donated": partial(jax, call=adapters.jax_donated),
             "torch": torch,
             "torch.compile": torch_compile,
             "pytensor": pytensor,

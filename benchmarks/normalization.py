@@ -20,15 +20,15 @@ def data(dtype):
     }
 
 
-def staticgraph(arrays):
+def staticgraph(arrays, reuse=False):
     import staticgraph as sg
 
     x, scale, shift = inputs = adapters.placeholders(arrays)
     y = sg.ops.sum(sg.ops.gelu(sg.ops.layer_norm(x, scale, shift, eps=EPSILON)))
-    return adapters.ours([y, sg.grad(y, inputs)], inputs, arrays)
+    return adapters.ours([y, sg.grad(y, inputs)], inputs, arrays, reuse)
 
 
-def jax(arrays):
+def jax(arrays, call=adapters.jax_call):
     import jax
     import jax.numpy as jnp
 
@@ -37,7 +37,7 @@ def jax(arrays):
         spread = jax.lax.rsqrt(x.var(-1, keepdims=True) + EPSILON)
         return jnp.sum(jax.nn.gelu((x - mean) * spread * scale + shift, approximate=False))
 
-    return adapters.jax_call(jax.value_and_grad(function, (0, 1, 2)), arrays)
+    return call(jax.value_and_grad(function, (0, 1, 2)), arrays)
 
 
 def torch(arrays, compiled=False):
@@ -70,8 +70,10 @@ ROWS = [
         dtype=dtype,
         data=partial(data, dtype),
         contenders={
-            "staticgraph": staticgraph,
+            "staticgraph": partial(staticgraph, reuse=True),
+            "staticgraph fresh": staticgraph,
             "jax": jax,
+            "jax donated": partial(jax, call=adapters.jax_donated),
             "torch": torch,
             "torch.compile": partial(torch, compiled=True),
             "pytensor": pytensor,

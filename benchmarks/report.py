@@ -41,7 +41,9 @@ def megabytes(count):
 
 def best_peer(results):
     """The fastest other contender's name, or None."""
-    times = {name: got.median for name, got in results.items() if name != OURS and got.seconds}
+    times = {
+        name: got.median for name, got in results.items() if name.split()[0] != OURS and got.seconds
+    }
     return min(times, key=times.get) if times else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
@@ -108,8 +110,6 @@ where = primitive("where", "x1 where the condition holds, else x2; the gradient 
 sigmoid = primitive("sigmoid", "1 / (1 + e^-x), accurate in both tails; gradient g y (1 - y). Catalogue 3.3.")
 softplus = primitive("softplus", "log(1 + e^x) without overflow; gradient g sigmoid(x). Catalogue 3.3.")
 log_sigmoid = primitive("log_sigmoid", "log(sigmoid(x)) without overflow; gradient g sigmoid(-x). Catalogue 3.3.")
-silu = primitive("silu", "x sigmoid(x), also known as swish. Catalogue 3.3.")
-_gelu_exact = primitive("gelu", "", public_name="_gelu_exact")
 _gelu_tanh = primitive("gelu_tanh", "", public_name="_gelu_tanh")
 
 
@@ -118,6 +118,13 @@ def _nanmax0(x):
     return s.where(x <= 0, s.const(0, x.dtype), x)
 
 
+def _no_minus_inf(x):
+    # -inf times the 0 of a tail is nan where the limit is 0.
+    return s.where(s.call("equal", x, -math.inf), s.const(0, x.dtype), x)
+
+
+silu = elementwise("silu", lambda x: _no_minus_inf(x) * s.call("sigmoid", x), "x sigmoid(x), also known as swish. Catalogue 3.3.")
+_gelu_exact = elementwise("gelu", lambda x: _no_minus_inf(x) * s.call("ndtr", x), "", public_name="_gelu_exact")
 relu = elementwise("relu", _nanmax0, "max(x, 0); the gradient at 0 is 0. Catalogue 3.3.", floating=False)
 relu6 = elementwise("relu6", lambda x: s.where(x <= 0, s.const(0, x.dtype), s.where(x >= 6, s.const(6, x.dtype), x)), "min(max(x, 0), 6); gradient 0 at both kinks. Catalogue 3.3.", floating=False)
 _leaky_relu = elementwise("_leaky_relu", lambda x, *, negative_slope=0.01: s.where(x > 0, x, x * negative_slope), "")

@@ -143,9 +143,11 @@ class ScatterAdd(Op):
         np.add.at(result, kept, updates[inside])
         return [result]
 
-    def cpu(self, types: Sequence[TensorType], out: TensorType, **attrs: Any) -> Kernel:
-        """The kernel for operands of these types."""
-        return _ScatterSource(types, out, **attrs).kernel()
+    def cpu(
+        self, types: Sequence[TensorType], out: Sequence[TensorType], *, name: str, **attrs: Any
+    ) -> Kernels:
+        """The kernel for operands and results of these types."""
+        return Kernels((_ScatterSource(types, out[0], **attrs).kernel(name),))
 
     def vjp(self, node, cotangents):
         _, *index = node.operands
@@ -217,16 +219,27 @@ def _all_in_range(node: Node, shape: Sequence[int]) -> Tensor | None:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Source of `name(lo, hi, bufs, scratch)`; `bufs` holds the operands, then the result.
+    """A kernel by hand: the text of a module with `k(lo, hi, bufs, scratch)`, and how to run it.
 
-    `work` counts the elements read and written, for the choice between one thread and several.
+    `buffers` says what `bufs` holds: ("in", k) operand k, ("out", k) result k. `elements` counts
+    what is read and written, for the choice between one thread and several.
     """
 
     name: str
-    source: str
+    text: str
     tiles: int
-    scratch_bytes: int
-    work: int
+    buffers: tuple[tuple[str, int], ...]
+    elements: int
+    scratch: int = 0
+    inplace: frozenset[tuple[int, int]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The kernels of one node in order, and the bytes of the workspaces between them."""
+
+    steps: tuple[Kernel, ...]
+    workspace: tuple[int, ...] = ()
 
 
 _TILES, _TILE_WORK, _PARTS, _LANES = 32, 1 << 14, 16, 16
@@ -276,7 +289,7 @@ class _ScatterSource:
         spare = wanted // (self.chunks * self.parts)
         self.blocks = max(1, min(spare, self.width // (4 * _LANES)))
 
-    def kernel(self) -> Kernel:
+    def kernel(self, name: str) -> Kernel:
         self._emit(1, "u = ptr(bufs, 0)")
         for k in range(len(self.index)):
             self._emit(1, f"i{k} = ptr(bufs, {k + 1})")
@@ -291,8 +304,9 @@ class _ScatterSource:
         names = sorted(set(re.findall(r"(\w+)\(", body)) - {"range", "min"})
         about = f'"""scatter_add of {self.updates} to {self.count} x {self.width} places."""'
         head = f"from staticgraph.codegen.vector import {', '.join(names)}"
-        source = f"{about}\n\n{head}\n\n\ndef scatter_add(lo, hi, bufs, scratch):\n{body}\n"
-        return Kernel("scatter_add", source, self.parts * self.blocks * self.chunks, 0, self.work)
+        text = f"{about}\n\n{head}\n\n\ndef k(lo, hi, bufs, scratch):\n{body}\n"
+        buffers = (*(("in", k) for k in range(len(self.index) + 1)), ("out", 0))
+        return Kernel(name, text, self.parts * self.blocks * self.chunks, buffers, self.work)
 
     def _emit(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line)

@@ -307,9 +307,7 @@ def embedding(weight: object, indices: object) -> Tensor:
 
 
 @public
-def one_hot(
-    indices: object, num_classes: int, dtype: object = "float32", axis: int = -1
-) -> Tensor:
+def one_hot(indices: object, num_classes: int, dtype: object = "float32", axis: int = -1) -> Tensor:
     """1 where the new axis stands at the index, else 0; indices must be in 0..num_classes-1.
 
     An index out of range raises NumericError when the function runs. Catalogue 3.9.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, lower, mode
+from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, is_reduction, lower, mode
 from staticgraph.fusion import CONTRACTIONS, VIEWS, make
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
 from staticgraph.op import Elementwise, NestOp
@@ -48,6 +48,7 @@ class _Fuser:
     def __init__(self, graph: Graph):
         self.graph = graph
         self.groups: dict[int, Group] = {}
+        self.count = 0
         self.group_of: dict[int, Group] = {}
         self.users = graph.users()
         self.roots = set(graph.roots)
@@ -124,12 +125,12 @@ class _Fuser:
         if node.op.name in CONTRACTIONS:
             self.new_group(node, result.shape).contraction = True
             return
-        reduces = getattr(node.op, "combine", None)
+        reduces = is_reduction(node)
         shape = node.operands[0].shape if reduces and node.operands else result.shape
         joined: Group | None = None
         for t in node.operands:
             g = self.group_of.get(id(t.node))
-            if g is None or g is joined or not self.joins(g, node, t, shape, bool(reduces)):
+            if g is None or g is joined or not self.joins(g, node, t, shape, reduces):
                 continue
             if joined is None:
                 if self.acyclic(g, node):
@@ -141,10 +142,11 @@ class _Fuser:
             joined = self.group_of[id(node)]
         else:
             self.add(joined, node)
-        self.describe(joined, node, bool(reduces))
+        self.describe(joined, node, reduces)
 
     def new_group(self, node: Node, shape: tuple[int, ...]) -> Group:
-        g = Group(len(self.groups), shape)
+        g = Group(self.count, shape)
+        self.count += 1
         self.groups[g.number] = g
         g.nodes.append(node)
         g.before = self.reach(node)

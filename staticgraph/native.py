@@ -4,6 +4,9 @@ Only llvmlite is imported here, never Numba: a program whose kernels are all in 
 without paying for a compiler (30 cached kernels link in 1 ms; importing Numba takes 200 ms).
 Objects go through ORC's JITLink, which lays one object out in one block of memory (so the small
 code model is safe) and reports an unresolved symbol or a torn file as an error; MCJIT aborts.
+
+LLVM's global context serves throughout: llvmlite locks around each call into LLVM, and a context of
+one's own may be freed before the modules in it when the garbage collector meets both.
 """
 
 from __future__ import annotations
@@ -61,10 +64,9 @@ def optimise(text: str, name: str, libraries: Iterable[bytes], keep: str) -> llv
     Kernels are explicit SIMD, so LLVM's own vectorizers stay off: they would only cost time and
     could make results depend on their heuristics.
     """
-    context = llvm.create_context()
-    module = llvm.parse_assembly(text, context)
+    module = llvm.parse_assembly(text)
     for bitcode in libraries:
-        module.link_in(llvm.parse_bitcode(bitcode, context))
+        module.link_in(llvm.parse_bitcode(bitcode))
     module.name = name
     module.verify()
     for function in module.functions:
@@ -85,11 +87,11 @@ def object_code(module: llvm.ModuleRef) -> bytes:
 
 def assembly(bitcode: bytes) -> str:
     """Assembly text of an optimised module."""
-    return target_machine().emit_assembly(llvm.parse_bitcode(bitcode, llvm.create_context()))
+    return target_machine().emit_assembly(llvm.parse_bitcode(bitcode))
 
 
 def llvm_text(bitcode: bytes) -> str:
-    return str(llvm.parse_bitcode(bitcode, llvm.create_context()))
+    return str(llvm.parse_bitcode(bitcode))
 
 
 @functools.cache

@@ -316,7 +316,7 @@ class Lifter:
 _FLOATING = ("float1", "float2")
 
 
-def elementwise(name: str, function: Callable[..., s.Expr], doc: str, *, floating: bool = True) -> Callable:
+def elementwise(name: str, function: Callable[..., s.Expr], doc: str, *, floating: bool = True, public_name: str | None = None) -> Callable:
     """Declare an elementwise op by its expression; returns the public function.
 
     Positional parameters of `function` are operands, keyword-only ones are attributes.
@@ -328,7 +328,7 @@ def elementwise(name: str, function: Callable[..., s.Expr], doc: str, *, floatin
     def run(*xs: object, **attrs: Any) -> Tensor:
         return apply(op, *promoted(name, xs, floating=floating), **{**defaults, **attrs})
 
-    return _public_elementwise(run, name, doc, [p for p in parameters])
+    return _public_elementwise(run, public_name or name, doc, list(parameters))
 
 
 def primitive(name: str, doc: str, *, public_name: str | None = None) -> Callable:

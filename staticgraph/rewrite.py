@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from staticgraph import scalar as s
-from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Node, Tensor, scalar_of
+from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Node, Tensor, apply, scalar_of
 from staticgraph.nest import evaluate
 from staticgraph.op import Elementwise, NestOp, constant
 from staticgraph.types import is_float
@@ -59,7 +59,15 @@ def rewritten(node: Node, rule: Callable[[Node], Sequence[Tensor] | None]) -> Se
 
 def fold(node: Node) -> Sequence[Tensor] | None:
     """The constant a node computes, where NumPy leaves the kernels no other bits to choose."""
-    if len(node.results) != 1 or not node.operands or node.results[0].size > FOLD_LIMIT:
+    if len(node.results) != 1 or not node.operands:
+        return None
+    if isinstance(node.op, Elementwise) and node.results[0].size != 1:
+        values = [uniform_value(t) for t in node.operands]
+        if all(v is not None for v in values) and is_exact(node):
+            scalars = [constant(v, t.type.dtype) for v, t in zip(values, node.operands, strict=True)]
+            single = apply(node.op, *scalars, **node.attrs)
+            return [FUNCTIONS["broadcast_to"](single, node.results[0].shape)]
+    if node.results[0].size > FOLD_LIMIT:
         return None
     if any(t.node.op is not CONSTANT for t in node.operands) or not is_exact(node):
         return None
@@ -170,6 +178,6 @@ def uniform_value(t: Tensor) -> object | None:
     if t.node.op is not CONSTANT:
         return None
     value: np.ndarray = t.node.attrs["value"]
-    if value.size == 0 or not (value == value.flat[0]).all():
+    if not 0 < value.size <= FOLD_LIMIT or not (value == value.flat[0]).all():
         return None
     return value.flat[0].item()

@@ -51,6 +51,7 @@ def _graph(graph: Graph, inside: str) -> None:
     if len(inputs) != len(graph.inputs):
         raise _broken(f"{inside}an input is listed twice")
     _updates(graph, inside)
+    _operands(graph, inside)
     defined: set[int] = set()
     for node in graph.nodes:
         if node.op is INPUT and id(node.results[0]) not in inputs:
@@ -59,8 +60,6 @@ def _graph(graph: Graph, inside: str) -> None:
         if node.op is VARIABLE and inside:
             raise _broken(f"{inside}a body reads a variable that is no operand of its node", node)
         for k, t in enumerate(node.operands):
-            if not isinstance(t, Tensor):
-                raise _broken(f"{inside}operand {k} of {node.op.name} is no tensor", node)
             if id(t) not in defined:
                 raise _broken(f"{inside}operand {k} of {node} is not defined before it", node)
         problem = _node(node)
@@ -72,6 +71,21 @@ def _graph(graph: Graph, inside: str) -> None:
     for t in graph.roots:
         if id(t) not in defined:
             raise _broken(f"{inside}a root {t!r} is no result of its node", t.node)
+
+
+def _operands(graph: Graph, inside: str) -> None:
+    """Refuse what `Graph.nodes` could not walk over."""
+    seen: set[int] = set()
+    pending = [t.node for t in (*graph.inputs, *graph.roots)]
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        for k, t in enumerate(node.operands):
+            if not isinstance(t, Tensor):
+                raise _broken(f"{inside}operand {k} of {node.op.name} is no tensor", node)
+            pending.append(t.node)
 
 
 def _updates(graph: Graph, inside: str) -> None:

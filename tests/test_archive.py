@@ -8,8 +8,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-import staticgraph.ops as ops
-from staticgraph import interpret, tree
+from staticgraph import interpret, ops, tree
 from staticgraph.archive import load_graph, save_graph
 from staticgraph.errors import InputError
 from staticgraph.ir import INPUT, Graph, Variable, apply, building

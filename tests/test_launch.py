@@ -313,7 +313,6 @@ def test_every_tile_runs_exactly_once():
 
 
 def test_workers_share_a_long_step():
-    """Six pieces of 5 ms: with three threads nobody does them all."""
     done = words(0)
     call = Call([kernel(SPIN, 6, 0, 1)], [words(5_000_000), done])
     call.frame.record(1)
@@ -321,11 +320,10 @@ def test_workers_share_a_long_step():
         call.run()
         call.run()
     (stamp,), executed = call.frame.stamps()
-    assert done[0] == 12
-    assert executed == 1
+    assert (done[0], executed) == (12, 1)
     assert 2 <= stamp.workers <= 3
-    assert stamp.busiest < 28_000_000
-    assert stamp.busy >= 30_000_000
+    assert stamp.busy >= 6 * 5_000_000
+    assert stamp.busy / 3 <= stamp.busiest <= stamp.end - stamp.begin
 
 
 def test_one_thread_starts_no_pool():
@@ -465,30 +463,40 @@ def send_interrupt_soon(seconds=0.15):
     return timer
 
 
-@pytest.mark.parametrize("hold_gil", [False, True])
 @pytest.mark.parametrize("shape", ["many steps", "one serial step", "one parallel step"])
-def test_ctrl_c_ends_a_run(shape, hold_gil):
+def test_ctrl_c_ends_a_run(shape):
     """Ten seconds of work, left within one; then the same frame runs to its end."""
-    if hold_gil:
-        pytest.skip("the timer thread cannot send the signal while the lock is held")
     length, done = words(10_000_000), words(0)
     steps = {
         "many steps": [kernel(SPIN, 1)] * 1000,
         "one serial step": [kernel(SPIN, 1000, 0, 1)],
-        "one parallel step": [kernel(SPIN, 2000, 0, 1)],
+        "one parallel step": [kernel(SPIN, 1000, 0, 1)],
     }[shape]
-    call = Call(steps, [length, done], hold_gil=hold_gil)
+    call = Call(steps, [length, done])
     with threads(2 if shape == "one parallel step" else 1):
         started = time.perf_counter()
         timer = send_interrupt_soon()
         with pytest.raises(KeyboardInterrupt):
             call.run()
-        assert time.perf_counter() - started < 5
+        assert time.perf_counter() - started < 3
         timer.join()
-        assert 0 < done[0] < 2000
+        assert 0 < done[0] < 1000
         length[0], done[0] = 0, 0
         assert call.run() == w.DONE
-    assert done[0] == (2000 if shape == "one parallel step" else 1000)
+    assert done[0] == 1000
+
+
+def test_ctrl_c_also_ends_a_run_that_holds_the_lock():
+    """The system delivers an alarm whatever Python's lock; the handler is Ctrl-C's own."""
+    done = words(0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            Call([kernel(SPIN, 1)] * 1000, [words(10_000_000), done], hold_gil=True).run()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert 0 < done[0] < 1000
 
 
 def test_after_commit_a_run_goes_to_its_end():
@@ -600,7 +608,7 @@ def test_budget_takes_numpy_integers():
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("1", "1"), ("3", "3"), ("zero", "must be a whole number"), ("0", "to")]
+    ("value", "expected"), [("1", "1"), ("3", "3"), ("zero", "a whole number"), ("0", "from 1 to")]
 )
 def test_numba_num_threads_is_the_default(monkeypatch, value, expected):
     monkeypatch.setenv("NUMBA_NUM_THREADS", value)
@@ -609,7 +617,7 @@ def test_numba_num_threads_is_the_default(monkeypatch, value, expected):
         if expected.isdigit():
             assert default_threads() == int(expected)
         else:
-            with pytest.raises(ValueError, match=f"NUMBA_NUM_THREADS must be.*{expected}"):
+            with pytest.raises(ValueError, match=f"NUMBA_NUM_THREADS must be {expected}"):
                 default_threads()
     finally:
         default_threads.cache_clear()

@@ -9,10 +9,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import staticgraph.ops as ops
 from hypothesis import given
 from hypothesis import strategies as st
 
+from staticgraph import ops
 from staticgraph.errors import GraphTypeError, InputError, ParseError, ShapeError
 from staticgraph.gradient import grad
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Tensor, Variable, apply, building
@@ -229,18 +229,20 @@ def test_how_constants_print():
                 constant([[1, -2], [3, 4]]),
                 constant([True, False]),
                 constant([1j, -0.0]),
+                constant(-np.float32("nan")),
                 big,
             ],
         )
     ).splitlines()
-    assert lines[1:6] == [
+    assert lines[1:7] == [
         "  %0: f32[] = constant(0.1)",
         "  %1: f64[2, 300] = constant(1.0)",
         "  %2: i64[2, 2] = constant([[1, -2], [3, 4]])",
         "  %3: b1[2] = constant([True, False])",
         "  %4: c64[2] = constant([complex(0.0, 1.0), complex(-0.0, 0.0)])",
+        "  %5: f32[] = constant(-nan)",
     ]
-    assert lines[6].startswith("  %5: f32[100] = constant(zlib'")
+    assert lines[7].startswith("  %6: f32[100] = constant(zlib'")
     short = graph_text(Graph([], [big]), pack=digest)
     assert "sha'" in short
     with pytest.raises(ParseError, match="printed without its large arrays"):

@@ -5,8 +5,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import staticgraph.ops as ops
-from staticgraph import fusion
+from staticgraph import fusion, ops
 from staticgraph.errors import InternalError
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Tensor, Variable, apply
 from staticgraph.op import OPS, constant
@@ -47,7 +46,7 @@ def cycle():
 def stolen():
     thief = node("exp", X)
     thief.results = node("log", X).results
-    return Graph([X], thief.results)
+    return Graph([X], [Tensor(thief, 0, F2)])
 
 
 def foreign():
@@ -85,7 +84,7 @@ BROKEN = {
     "no tensor": (lambda: edited(outputs=(3,)), "a graph is made of tensors, got int"),
     "operand": (lambda: Graph([X], [result("exp", X.node)]), "operand 0 of exp is no tensor"),
     "cycle": (cycle, "operand 0 of exp(f32[2]) -> f32[2] is not defined before it"),
-    "stolen result": (stolen, "result 0 of log belongs to another node"),
+    "stolen result": (stolen, "result 0 of exp belongs to another node"),
     "foreign root": (foreign, "a root <Tensor exp: f32[2]> is no result of its node"),
     "wrong type": (
         lambda: Graph([X], [result("exp", X, types=(spec((3,)),))]),
@@ -161,8 +160,8 @@ BROKEN = {
     ),
     "deep": (
         lambda: call(Graph([P], call(Graph([], [P]), P).outputs), X),
-        "fusion(f32[2]) -> f32[2] does not fit its op's type rule: fusion: operands and inputs of"
-        " the body differ in type",
+        "in a body of fusion: fusion(f32[2]) -> f32[2] does not fit its op's type rule: fusion:"
+        " operands and inputs of the body differ in type",
     ),
 }
 

@@ -5,11 +5,17 @@ graphs. All float kernels share the register tiles of `microkernel`.
 """
 
 from staticgraph.codegen.contract_any import any_matmul
+from staticgraph.codegen.contract_conv import (
+    Patches,
+    forward_axis,
+    patches_kernel,
+    transposed_axis,
+)
 from staticgraph.codegen.contract_dot import dot_matmul
 from staticgraph.codegen.contract_matmul import Product, float_matmul, normalise
 from staticgraph.codegen.contract_parts import Epilogue, KernelStep, Steps, Store
 
-__all__ = ["Epilogue", "KernelStep", "Steps", "Store", "matmul"]
+__all__ = ["Epilogue", "KernelStep", "Steps", "Store", "conv", "conv_transpose", "matmul"]
 
 
 def matmul(code, batch, m, n, k, a_strides, b_strides, epilogue=None):
@@ -26,3 +32,41 @@ def matmul(code, batch, m, n, k, a_strides, b_strides, epilogue=None):
     if p.m == 1 and p.b_k == 1 and p.k > 1 and p.b_col != 1:
         return dot_matmul(p, epilogue)
     return float_matmul(p, epilogue)
+
+
+def conv(code, x_shape, w_shape, *, stride, padding, dilation, groups, epilogue=None):
+    """Steps of y[n, m, o] = sum_{c, kappa} w[m, c, kappa] x[n, c, o * stride - low + kappa * dilation].
+
+    `a` is x (N, C, ...), `b` is w (M, C / groups, ...); padding is a (low, high) pair per axis.
+    """
+    axes = []
+    for size, k, s, (low, high), d in zip(
+        x_shape[2:], w_shape[2:], stride, padding, dilation, strict=True
+    ):
+        out = (size + low + high - d * (k - 1) - 1) // s + 1
+        axes.append(forward_axis(size, out, k, s, low, d))
+    p = Patches(code, x_shape[0], groups, w_shape[0] // groups, w_shape[1], tuple(axes), False)
+    return patches_steps("conv", p, epilogue)
+
+
+def conv_transpose(
+    code, dy_shape, w_shape, *, out_spatial, stride, padding, dilation, groups, epilogue=None
+):
+    """Steps of the input gradient of `conv`, x[n, c, q] = sum of w[m, c, kappa] dy[n, m, o] over
+    all o * stride - low + kappa * dilation = q, with q below `out_spatial`."""
+    axes = tuple(
+        transposed_axis(size, out, k, s, low, d)
+        for size, out, k, s, (low, _), d in zip(
+            dy_shape[2:], out_spatial, w_shape[2:], stride, padding, dilation, strict=True
+        )
+    )
+    p = Patches(code, dy_shape[0], groups, w_shape[1], w_shape[0] // groups, axes, True)
+    return patches_steps("conv_transpose", p, epilogue)
+
+
+def patches_steps(name, p, epilogue):
+    """Steps of a product with patches, none for an empty result."""
+    view = (p.images, p.groups * p.rows, p.plane)
+    if 0 in view:
+        return Steps((), (), view)
+    return Steps((patches_kernel(name, p, ("a", "b"), epilogue),), (), view)

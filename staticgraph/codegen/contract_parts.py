@@ -9,6 +9,7 @@ from typing import Protocol
 import llvmlite.binding as llvm
 
 from staticgraph.codegen import microkernel, vector
+from staticgraph.codegen.contract_tidy import tidy
 
 LANES = 16
 ITEM = {
@@ -97,7 +98,7 @@ class Source:
     """Lines of one kernel function, indented by nesting."""
 
     def __init__(self):
-        self.lines, self.depth, self.helpers = [], 1, {}
+        self.lines, self.depth, self.helpers, self.before = [], 1, {}, {}
 
     @property
     def indent(self):
@@ -110,11 +111,24 @@ class Source:
         """Lines that carry their own indentation."""
         self.lines.extend(lines)
 
-    def open(self, head):
-        """`with source.open("for ..."):` indents what follows by one level."""
+    def begin(self, head):
+        """Open a block; the caller resets `depth` to end it."""
         self(head + ":")
         self.depth += 1
+
+    def open(self, head):
+        """`with source.open("for ..."):` indents what follows by one level."""
+        self.begin(head)
         return self
+
+    def mark(self):
+        """Remember this place for the values collected in `before` (name -> source)."""
+        self.marked = len(self.lines)
+
+    def place_marked(self):
+        """Write the collected values at the remembered place."""
+        lines = [f"    {name} = {value}" for name, value in self.before.items()]
+        self.lines[self.marked : self.marked] = lines
 
     def __enter__(self):
         return self
@@ -137,7 +151,7 @@ class Source:
 
     def text(self, name, about, imports=()):
         """The whole module: imports, register tiles, the kernel function."""
-        body = "\n".join(self.lines)
+        body = tidy("\n".join([f"def {name}(lo, hi, bufs, scratch):", *self.lines]))
         words = set(re.findall(r"\w+", body))
         head = [f'"""{about}"""', ""]
         used = sorted(words & set(vector.NAMESPACE))
@@ -147,7 +161,7 @@ class Source:
             head.append(f"from {microkernel.__name__} import {', '.join(used)}")
         head.extend(imports)
         head.extend(f"\n{name} = {made}" for made, name in self.helpers.items())
-        return "\n".join([*head, "", "", f"def {name}(lo, hi, bufs, scratch):", body, ""])
+        return "\n".join([*head, "", "", body, ""])
 
 
 @lru_cache

@@ -91,7 +91,7 @@ class _Generator:
         self.buffers: list[tuple[str, int]] = []
         self.scratch_bytes = 0
         self.saved: dict[Expr, tuple[int, int]] = {}  # expression -> (scratch element offset, first level)
-        self.deps_memo: dict[int, frozenset[int]] = {}
+        self.deps_memo: dict[Expr, frozenset[int]] = {}
         self.workspace: list[int] = []
         self.strides = [tuple(prod(t.shape[k + 1 :]) for k in range(t.ndim)) for t in region.types]
 
@@ -109,7 +109,7 @@ class _Generator:
 
     def deps(self, e: Expr) -> frozenset[int]:
         """Axes an expression varies along; -1 stands for the values of rows."""
-        found = self.deps_memo.get(id(e))
+        found = self.deps_memo.get(e)
         if found is None:
             if e.name == "axis":
                 found = frozenset((e.value,))
@@ -117,7 +117,7 @@ class _Generator:
                 found = frozenset((-1, self.v)) if self.v not in self.region.inner else frozenset((-1,))
             else:
                 found = frozenset().union(*(self.deps(a) for a in e.args)) if e.args else frozenset()
-            self.deps_memo[id(e)] = found
+            self.deps_memo[e] = found
         return found
 
     def scope_of(self, deps: frozenset[int]) -> _Scope:
@@ -193,27 +193,36 @@ class _Generator:
         return Kernels(steps)
 
     def choose_saved(self) -> None:
-        """Dear expressions that two stages need are kept in a scratch row."""
+        """What two stages need and is dear to compute is kept in a scratch row.
+
+        Kept are the largest such expressions: each stage after the first then starts from them.
+        """
         if self.v not in self.region.inner or len(self.region.inner) != 1:
             return
-        uses: dict[int, set[int]] = {}
-        found: dict[int, Expr] = {}
-        for level, roots in self.roots().items():
-            for e in s.postorder(roots):
-                if e.name in _DEAR and self.v in self.deps(e):
-                    uses.setdefault(id(e), set()).add(level)
-                    found[id(e)] = e
+        roots = self.roots()
+        levels: dict[Expr, set[int]] = {}
+        dear: dict[Expr, bool] = {}
+        for level in sorted(roots):
+            for e in s.postorder(roots[level]):
+                levels.setdefault(e, set()).add(level)
+                dear[e] = e.name in _DEAR or any(dear.get(a, False) and self.v in self.deps(a) for a in e.args)
         offset = 0
         width = -(-self.columns // LANES) * LANES
-        for key, levels in uses.items():
-            e = found[key]
-            if len(levels) < 2:
-                continue
-            size = width * ITEMSIZE[e.dtype]
-            if offset + size > SCRATCH_LIMIT:
-                break
-            self.saved[e] = (offset // ITEMSIZE[e.dtype], min(levels))
-            offset += -(-size // 64) * 64
+        for level in sorted(roots):
+            stack, seen = list(roots[level]), set()
+            while stack:
+                e = stack.pop()
+                if e in seen or self.v not in self.deps(e):
+                    continue
+                seen.add(e)
+                if min(levels[e]) < level and dear[e] and e.name != "load":
+                    size = -(-width * ITEMSIZE[e.dtype] // 64) * 64
+                    if e not in self.saved and offset + size <= SCRATCH_LIMIT:
+                        self.saved[e] = (offset // ITEMSIZE[e.dtype], min(levels[e]))
+                        offset += size
+                    if e in self.saved:
+                        continue
+                stack.extend(e.args)
         self.scratch_bytes = offset
 
     def roots(self) -> dict[int, list[Expr]]:
@@ -288,7 +297,7 @@ class _Generator:
             name = f"t{n}" if deep and v in self.region.inner else f"a{n}"
             value = f"h{_HORIZONTAL[r.combine]}({name})" if v in self.region.inner else name
             base.lines.append(f"r{n} = {value}")
-            base.names[("vec", id(r.leaf))] = f"r{n}"
+            base.names[("vec", r.leaf)] = f"r{n}"
 
     def vector_loop(self, deep: bool) -> str:
         v = self.v
@@ -365,7 +374,7 @@ class _Generator:
         stack = [(root, False)]
         while stack:
             e, ready = stack.pop()
-            if self.known(("vec", id(e))):
+            if self.known(("vec", e)):
                 continue
             if not ready:
                 stack.append((e, True))
@@ -375,10 +384,10 @@ class _Generator:
                 stack.extend((a, False) for a in reversed(parts))
             else:
                 self.compute(e)
-        return self.known(("vec", id(root)))  # type: ignore[return-value]
+        return self.known(("vec", root))  # type: ignore[return-value]
 
     def compute(self, e: Expr) -> None:
-        key, deps = ("vec", id(e)), self.deps(e)
+        key, deps = ("vec", e), self.deps(e)
         code = SHORT[e.dtype]
         if e.name == "const":
             self.scopes[0].names[key] = self.constant(e.value, e.dtype)
@@ -403,7 +412,7 @@ class _Generator:
             self.scope_of(deps).lines.append(f"vst_{code}(scratch, {self.saved[e][0]} + i{self.v}, {name})")
 
     def name_of(self, e: Expr) -> str:
-        name = self.known(("vec", id(e)))
+        name = self.known(("vec", e))
         return name if name is not None else self.vector(e)
 
     @staticmethod
@@ -467,7 +476,7 @@ class _Generator:
             if form[1] or not terms:
                 terms.append(str(form[1]))
             return " + ".join(terms)
-        known = self.known(("int", id(e)))
+        known = self.known(("int", e))
         if known:
             return known
         if e.name == "load":
@@ -486,7 +495,7 @@ class _Generator:
             text = f"({self.integer(e.args[0])}) {sign} {e.args[1].value}"
         else:
             text = f"lane0_{SHORT[e.dtype]}({self.vector(e)})"
-        return self.bind(("int", id(e)), self.deps(e), text, "n")
+        return self.bind(("int", e), self.deps(e), text, "n")
 
     # -- stores -----------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def split(body: Graph, contraction: Node) -> Graph:
 class RegionEpilogue(_Generator):
     """The protocol of `contract_parts.Epilogue` over a region whose axes are batch, row, column."""
 
-    imports: tuple[str, ...] = ()
+    imports = ("from math import inf, nan",)
 
     def __init__(self, body: Graph, view: tuple[int, int, int]):
         region = lower(body, view)
@@ -65,6 +65,11 @@ class RegionEpilogue(_Generator):
         if (kind, k) not in self._buffers:
             self._buffers.append((kind, k))
         return f"e{self._buffers.index((kind, k))}"
+
+    def deps(self, e: Expr) -> frozenset[int]:
+        if e.name == "load" and e.value[0] == self.acc_input:  # type: ignore[index]
+            return frozenset((-1,))  # known where the sums are, never before
+        return super().deps(e)
 
     def load(self, e: Expr) -> str:
         return self.acc if e.value[0] == self.acc_input else super().load(e)  # type: ignore[index]

@@ -168,7 +168,7 @@ def start(self, argument):
                         break
                     call_kernel(kernel, lo, min(lo + chunk, last), bufs, scratch)
                     chunks += 1
-                    if may_stop != 0 and chunks % POLL_CHUNKS == 0 and status == DONE:
+                    if may_stop != 0 and status == DONE:
                         status = call_poll(word(frame, POLL), frame, gil, may_signal)
                         if status != DONE:
                             for j in range(threads):

@@ -92,11 +92,16 @@ class Region:
         return max([r.level for r in self.reductions] + [st.level for st in self.stores], default=0)
 
 
+def is_reduction(node: Node) -> bool:
+    """Whether a node joins several elements of its operand into one."""
+    return bool(getattr(node.op, "combine", None)) and any(node.operands[0].shape[a] != 1 for a in node.attrs["axes"])
+
+
 def domain_of(body: Graph) -> tuple[int, ...]:
     """The shape that the region loops over: that of the operand of its largest reduction, or of its results."""
     best: tuple[int, ...] = ()
     for node in body.nodes:
-        if getattr(node.op, "combine", None):
+        if is_reduction(node):
             shape = node.operands[0].shape
             if len(best) == 0 or prod(shape) > prod(best):
                 best = shape
@@ -131,7 +136,7 @@ class _Lowering:
     def run(self) -> Region:
         body, shape = self.body, self.shape
         users = body.users()
-        reductions = [n for n in body.nodes if isinstance(n.op, NestOp) and getattr(n.op, "combine", None)]
+        reductions = [n for n in body.nodes if is_reduction(n)]
         general = [n for n in body.nodes if isinstance(n.op, NestOp) and n.op.name == "matmul"]
         if general:
             raise CannotLower("contraction")
@@ -165,7 +170,7 @@ class _Lowering:
         node = t.node
         if t.shape == self.shape:
             found = tuple(range(len(self.shape)))
-        elif getattr(node.op, "combine", None):
+        elif is_reduction(node):
             inner = self.label(node.operands[0])
             found = tuple(a for k, a in enumerate(inner) if k not in node.attrs["axes"])
         elif node.op.name == "reshape":
@@ -258,7 +263,7 @@ class _Lowering:
         return max((self.region.reductions[x.value].level for x in s.postorder([e]) if x.name == "row"), default=0)  # type: ignore[index]
 
     def pull(self, t: Tensor, index: tuple[Expr, ...]) -> Expr:
-        key = (t, *map(id, index))
+        key = (t, *index)
         found = self.memo.get(key)
         if found is None:
             found = self.memo[key] = self._pull(t, index)
@@ -282,8 +287,10 @@ class _Lowering:
         if not isinstance(node.op, NestOp):
             raise CannotLower(node.op.name)
         nest = node.op.nest([o.type for o in node.operands], node.results[0].type, **node.attrs)
-        if nest.combine:
+        if nest.combine and prod(nest.reduced) != 1:
             raise CannotLower("a reduction that is no row")
+        # Reduced axes of size 1 hold the one element there is.
+        index = (*index, *[s.const(0, "int64")] * len(nest.reduced))
         sizes = self.shape
 
         def leaf(e: Expr) -> Expr | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from staticgraph.codegen import vecmath_gamma as gamma
 from staticgraph.codegen import vecmath_special as special
 from staticgraph.codegen import vecmath_trig as trig
 from staticgraph.codegen.simd import BIAS, MANTISSA, V, select
@@ -20,6 +21,7 @@ from staticgraph.codegen.vecmath_core import (
     exp_poly,
     exp_reduce,
     fast_two_sum,
+    log,
     log2_pair,
     log_ends,
     log_fraction,
@@ -100,10 +102,9 @@ def sigmoid(x: V) -> V:
 
 
 def silu(x: V) -> V:
-    """x * sigmoid(x), with the tail scaled last: it is a product of a small and a large number."""
+    """x * sigmoid(x)."""
     r, t = exp_reduce(-x.abs())
-    p = exp_poly(r) + 1.0
-    return special.tail_product(x, p / (scale(p, t) + 1.0), 1.0 / (scale(p, t) + 1.0), t)
+    return special.logistic_product(x, exp_poly(r), t)
 
 
 def softplus(x: V) -> V:
@@ -129,13 +130,6 @@ def _log1p_unit(x: V) -> V:
 
 
 # -- logarithms -----------------------------------------------------------------------------------
-def log(x: V) -> V:
-    e, m, _ = log_split(x)
-    f = m - 1.0
-    high, low = pieces("ln2", x.code, 2)
-    return log_ends(x, e.fma(high, f + e.fma(low, log_fraction(f))))
-
-
 def log1p(x: V) -> V:
     return log_of_sum(*two_sum(x, 1.0)).copysign(x)
 
@@ -315,6 +309,6 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., V]]] = {
     "gelu": (1, special.gelu),
     "gelu_tanh": (1, special.gelu_tanh),
     "erfinv": (1, special.erfinv),
-    "lgamma": (1, special.lgamma),
-    "digamma": (1, special.digamma),
+    "lgamma": (1, gamma.lgamma),
+    "digamma": (1, gamma.digamma),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal, getcontext
+from itertools import zip_longest
 
 import numpy as np
 
@@ -28,6 +29,10 @@ _DIGITS = {
     "half_pi": "1.570796326794896619231321691639751442098584699687552910487472296",
     "quarter_pi": "0.785398163397448309615660845819875721049292349843776455243736148",
     "inv_pi": "0.318309886183790671537767526745028724068919291480912897495334689",
+    "sqrt2": "1.414213562373095048801688724209698078569671875377",
+    "gelu_tanh": "1.59576912160573071175978423973752747390343452466",
+    "gelu_tanh_cubic": "0.07135481627260024877633875227986354099559207477016",
+    "digamma_root": "1.461632144968362341262659542325721328468196204006",
     "two_over_ln2": "2.885390081777926814719849362003784274853291908305971868270898814",
     "two_thirds_over_ln2": "0.961796693925975604906616454001261424951097302768657289423632938",
 }
@@ -47,6 +52,11 @@ def pieces(name: str, code: str, count: int) -> list[float]:
 
 def poly(t: V, coefficients: Sequence[float]) -> V:
     """Horner's rule, lowest power first in the table."""
+    if len(coefficients) >= 8:
+        s = t * t
+        a = poly(s, coefficients[::2])
+        b = poly(s, coefficients[1::2])
+        return b.fma(t, a)
     value = t.const(coefficients[-1])
     for c in reversed(coefficients[:-1]):
         value = value.fma(t, c)
@@ -55,6 +65,19 @@ def poly(t: V, coefficients: Sequence[float]) -> V:
 
 def table(name: str, x: V) -> Sequence[float]:
     return getattr(tables, name)[x.code]
+
+
+def ratio(t: V, first: V, one: str, other: str) -> V:
+    """The rational function of table `one` in the lanes of `first`, of table `other` elsewhere."""
+    parts = []
+    for mine, theirs in zip(table(one, t), table(other, t), strict=True):
+        pairs = zip_longest(mine, theirs, fillvalue=0.0)
+        chosen = [select(first, t.const(a), b) for a, b in pairs]
+        value = chosen[-1]
+        for c in reversed(chosen[:-1]):
+            value = value.fma(t, c)
+        parts.append(value)
+    return parts[0] / parts[1]
 
 
 # -- pairs ----------------------------------------------------------------------------------------
@@ -175,6 +198,13 @@ def log_ends(u: V, y: V) -> V:
     """The logarithm y of u, made right for 0, negative numbers, inf and nan."""
     y = select(u < INF, y, u)
     return select(u > 0.0, y, select(u < 0.0, u.const(NAN), select(u.eq(0.0), u.const(-INF), u)))
+
+
+def log(x: V) -> V:
+    e, m, _ = log_split(x)
+    f = m - 1.0
+    high, low = pieces("ln2", x.code, 2)
+    return log_ends(x, e.fma(high, f + e.fma(low, log_fraction(f))))
 
 
 def log_of_sum(u: V, low: V, extra: V | None = None) -> V:

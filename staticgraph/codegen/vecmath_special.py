@@ -1,17 +1,18 @@
-"""The error function family, the normal distribution and what is built on it; gamma functions."""
+"""The error function family, the normal distribution and what is built on it."""
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 from staticgraph.codegen.simd import V, select
 from staticgraph.codegen.vecmath_core import (
+    INF,
+    Pair,
     clamp,
-    exp_of,
     exp_poly,
     exp_reduce,
+    log,
     pieces,
     poly,
+    ratio,
     scale,
     table,
     two_product,
@@ -24,81 +25,87 @@ _ERFCX_CENTER = {"f32": 3.0, "f64": 4.0}
 _NORMAL_END = {"f32": 15.5, "f64": 39.0}
 
 
-def tail_product(x: V, below: V, above: V, t: V) -> V:
-    """x * below * 2^k for negative x (k in t, see `scale`), x * above for the others.
+def logistic_product(x: V, e: V, t: V) -> V:
+    """x * sigmoid(z), z of the sign of x, where exp(-|z|) = (1 + e) * 2^k (k in t, see `scale`).
 
-    The factor of a tail can be zero or denormal where the product is not. At -inf the limit, -0.0.
+    The factor of a tail can be zero or denormal where the product is not, so negative lanes are
+    scaled last. At -inf the limit, -0.0.
     """
-    bounded = select(x < -2.0**10, -(2.0**10), x)
-    return select(x < 0.0, scale(bounded * below, t), x * above)
+    below = x < 0.0
+    bounded = select(x < -(2.0**10), -(2.0**10), x)
+    value = select(below, bounded.fma(e, bounded), x) / (scale(e + 1.0, t) + 1.0)
+    return select(below, scale(value, t), value)
 
 
 def erf(x: V) -> V:
     a = x.abs()
     z = x * x
     small = a.fma(poly(z, table("ERF", x)), a)
-    p, t = _scaled_erfc(*_square(a))
-    return select(a < 1.0, small, 1.0 - scale(p, t)).copysign(x)
+    return select(a < 1.0, small, 1.0 - scale(*_upper_erfc(a))).copysign(x)
 
 
 def erfc(x: V) -> V:
-    p, t = _scaled_erfc(*_square(x.abs()))
-    y = scale(p, t)
+    y = scale(*_upper_erfc(x.abs()))
     return select(x < 0.0, 2.0 - y, y)
 
 
-def _square(a: V) -> tuple[V, V, V]:
+def _upper_erfc(a: V) -> tuple[V, V]:
+    """(p, t) with erfc(a) = p * 2^k, k in t, for a >= 0."""
     a = clamp(a, 0.0, _ERFC_END[a.code])
-    return a, *two_product(a, a)
+    return _scaled_erfc(a, 1.0, (a + a, None), two_product(a, a))
 
 
-def _scaled_erfc(a: V, square: V, low: V) -> tuple[V, V]:
-    """(p, t) with erfc(a) = p * 2^k, k in t, for 0 <= a; `square` + `low` is a * a.
+def _lower_tail(x: V) -> tuple[V, V, V]:
+    """(a, p, t): a = |x| within the range, Phi(-a) = erfc(a / sqrt(2)) / 2 = p * 2^k."""
+    a = clamp(x.abs(), 0.0, _NORMAL_END[x.code])
+    root, root_low = pieces("sqrt2", x.code, 2)
+    double = a * root
+    double_low = a.fma(root_low, a.fma(root, -double))
+    p, t = _scaled_erfc(a, 0.5**0.5, (double, double_low), two_product(a * 0.5, a))
+    return a, p * 0.5, t
 
-    exp(-a^2) needs the square as a pair. The rest, erfcx(a) = exp(a^2) erfc(a), is smooth on
-    [0, inf) in t = (a - c) / (a + c) once divided by its asymptote 1 / (1 + 2 a).
+
+def _scaled_erfc(a: V, unit: float, double: tuple[V, V | None], square: Pair) -> tuple[V, V]:
+    """(p, t) with erfc(u) = p * 2^k, k in t, for u = a * unit >= 0, given 2 u and u * u as pairs.
+
+    exp(-u^2) needs the square as a pair. The rest, erfcx(u) = exp(u^2) erfc(u), is smooth on
+    [0, inf) in t = (u - c) / (u + c) once divided by its asymptote 1 / (1 + 2 u).
     """
-    r, t = exp_reduce(-square, -low)
-    center = _ERFCX_CENTER[a.code]
-    double = a + a
-    above, asymptote = a + center, double + 1.0
-    # One division serves both quotients; a residual makes each of them right to half an ulp.
+    r, t = exp_reduce(-square[0], -square[1])
+    center = _ERFCX_CENTER[a.code] / unit
+    above, asymptote = a + center, double[0] + 1.0
+    # One division serves both quotients, residuals make good its rounding, and the leading term
+    # 1 / (1 + 2 u) is added last.
     inverse = 1.0 / (above * asymptote)
-    inverse_above, inverse_asymptote = inverse * asymptote, inverse * above
+    inverse_above, leading = inverse * asymptote, inverse * above
     mapped = (a - center) * inverse_above
     rest = (-mapped).fma(a, (mapped + 1.0).fma(-center, a))
     mapped = rest.fma(inverse_above, mapped)
-    numerator = poly(mapped, table("ERFCX", a))
-    smooth = numerator * inverse_asymptote
-    rest = (-smooth).fma(double, numerator) - smooth
-    smooth = rest.fma(inverse_asymptote, smooth)
-    return smooth.fma(exp_poly(r), smooth), t
-
-
-def _lower_tail(x: V) -> tuple[V, V]:
-    """(p, t) with Phi(-|x|) = p * 2^k."""
-    a = clamp(x.abs(), 0.0, _NORMAL_END[x.code])
-    p, t = _scaled_erfc(a * 0.5**0.5, *two_product(a * 0.5, a))
-    return p * 0.5, t
+    rest = (-leading).fma(double[0], 1.0) - leading
+    if double[1] is not None:
+        rest = (-leading).fma(double[1], rest)
+    bend = (poly(mapped, table("ERFCX", a)) + rest) * leading
+    bend = exp_poly(r).fma(leading + bend, bend)
+    return leading + bend, t
 
 
 def ndtr(x: V) -> V:
     """The normal distribution function."""
-    p, t = _lower_tail(x)
+    _, p, t = _lower_tail(x)
     y = scale(p, t)
     return select(x > 0.0, 1.0 - y, y)
 
 
 def gelu(x: V) -> V:
-    """x * ndtr(x)."""
-    p, t = _lower_tail(x)
-    return tail_product(x, p, 1.0 - scale(p, t), t)
+    """x * ndtr(x); -0.0 at -inf, the limit."""
+    a, p, t = _lower_tail(x)
+    return select(x < 0.0, scale(-a * p, t), (-a).fma(scale(p, t), x))
 
 
 def gelu_tanh(x: V) -> V:
     """x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), the argument of the exponential as a pair."""
     a = clamp(x.abs(), 0.0, 32.0)
-    first, cubic = _pair(_GELU_FIRST, x), _pair(_GELU_FIRST * Decimal("0.044715"), x)
+    first, cubic = pieces("gelu_tanh", x.code, 2), pieces("gelu_tanh_cubic", x.code, 2)
     square, square_low = two_product(a, a)
     v, v_low = two_product(square, x.const(cubic[0]))
     v_low = square.fma(cubic[1], square_low.fma(cubic[0], v_low))
@@ -106,29 +113,19 @@ def gelu_tanh(x: V) -> V:
     z, z_low = two_product(a, w)
     z_low = a.fma(w_low + (v_low + first[1]), z_low)
     r, t = exp_reduce(-z, -z_low)
-    p = exp_poly(r) + 1.0
-    total = scale(p, t) + 1.0
-    return tail_product(x, p / total, 1.0 / total, t)
+    return logistic_product(x, exp_poly(r), t)
 
 
-_GELU_FIRST = Decimal("1.59576912160573071175978423973752747")
+def erfinv(x: V) -> V:
+    """Two rational functions: of x^2 in the middle, of sqrt(-log(1 - |x|)) in the tails.
 
-
-def _pair(number: Decimal, x: V) -> tuple[float, float]:
-    import numpy as np
-
-    kind = np.float32 if x.code == "f32" else np.float64
-    high = float(kind(float(number)))
-    return high, float(number - Decimal(high))
-
-
-def erfinv(x):
-    return x
-
-
-def lgamma(x):
-    return x
-
-
-def digamma(x):
-    return x
+    Both give the small distance to a leading term, |x| or the root, so that their own rounding
+    hardly matters.
+    """
+    a = x.abs()
+    center = a < 0.88
+    root = (-log(1.0 - a)).sqrt()
+    t = select(center, a.fma(a, -0.7744), root)
+    lead = select(center, a, root)
+    value = ratio(t, center, "ERFINV_CENTER", "ERFINV_TAIL").fma(select(center, a, 1.0), lead)
+    return select(a.eq(1.0), INF, value).copysign(x)

@@ -1,0 +1,508 @@
+"""Convolution and its input gradient as products with patches that are gathered tile by tile.
+
+Both compute out[n, r, q] = sum over (c, kappa) of W[r, (c, kappa)] * src[n, c, position], where the
+position along each axis is step * t + shift of the kernel tap. For a strided input gradient the
+outputs q = f, f + s, f + 2s, ... of one *phase* f meet the same taps and consecutive positions, so
+each phase is a stride-1 product of its own with a part of the kernel, and no product with an
+inserted zero is ever computed. A convolution has one phase.
+"""
+
+from dataclasses import dataclass
+from math import gcd, prod
+
+from staticgraph.codegen.contract_parts import (
+    ITEM,
+    LANES,
+    PARALLEL_FLOPS,
+    KernelStep,
+    Source,
+    Store,
+    hand_over,
+    load_pointers,
+    starts,
+    tile_shape,
+    up,
+)
+from staticgraph.codegen.microkernel import Tile
+
+DEPTH = 288  # products in one block: whole channels, as many as fit
+COLUMNS = 512
+ROWS = 264
+TILES = 16
+TILE_FLOPS = 500_000
+FAR = 1 << 20  # bytes of weights from which a tile copies its part before use
+UNROLL = 40  # vectors of one source row and all its taps that are written out in the source
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Outputs first, first + hop, ... (`count` of them) of one axis and the taps they meet: kernel
+    index tap0 + j * hop_tap, source position step * t + shift0 + j * hop_shift."""
+
+    count: int
+    taps: int
+    tap0: int
+    shift0: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis."""
+
+    source: int
+    out: int
+    kernel: int
+    step: int  # source positions per output of a phase
+    hop: int  # outputs from one of a phase to the next
+    hop_tap: int
+    hop_shift: int
+    phases: tuple[Phase, ...]
+
+
+def forward_axis(source, out, kernel, stride, low, dilation):
+    """Position o * stride - low + tap * dilation."""
+    return Axis(source, out, kernel, stride, 1, 1, dilation, (Phase(out, kernel, 0, -low),))
+
+
+def transposed_axis(source, out, kernel, stride, low, dilation):
+    """Position (q + low - tap * dilation) / stride where that is whole."""
+    phases = []
+    for first in range(min(stride, out)):
+        taps = [j for j in range(kernel) if (first + low - j * dilation) % stride == 0]
+        tap0 = taps[0] if taps else 0
+        shift = (first + low - tap0 * dilation) // stride
+        phases.append(Phase(-(-(out - first) // stride), len(taps), tap0, shift))
+    common = gcd(stride, dilation)
+    return Axis(source, out, kernel, 1, stride, stride // common, -(dilation // common), tuple(phases))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The product of a kernel with patches of a source; `summed` source channels and `rows` output
+    channels per group. `transposed` tells how W lies in memory: (rows, summed, taps) or
+    (summed, rows, taps)."""
+
+    code: str
+    images: int
+    groups: int
+    rows: int
+    summed: int
+    axes: tuple[Axis, ...]
+    transposed: bool
+
+    @property
+    def taps(self):
+        return prod(a.kernel for a in self.axes)
+
+    @property
+    def most_taps(self):
+        """Most taps that one phase meets."""
+        return max(1, prod(max(f.taps for f in a.phases) for a in self.axes))
+
+    @property
+    def plane(self):
+        return prod(a.out for a in self.axes)
+
+    @property
+    def source(self):
+        return prod(a.source for a in self.axes)
+
+    @property
+    def outer_phases(self):
+        return prod(len(a.phases) for a in self.axes[:-1])
+
+    @property
+    def lines(self):
+        """Most lines along the last axis in one phase of the outer axes."""
+        return self.images * prod(a.phases[0].count for a in self.axes[:-1])
+
+    @property
+    def whole(self):
+        """Whether every axis has one phase, so that lines of the output are adjacent."""
+        return all(len(a.phases) == 1 for a in self.axes)
+
+    @property
+    def flops(self):
+        products = prod(sum(f.count * f.taps for f in a.phases) for a in self.axes)
+        return 2 * self.images * self.groups * self.rows * self.summed * products
+
+
+class Layout:
+    """Sizes of the tiles of one `Patches` product; they follow from its shapes alone."""
+
+    def __init__(self, p):
+        size, last = ITEM[p.code], p.axes[-1]
+        self.p = p
+        self.inner = len(last.phases)
+        longest = last.phases[0].count
+        most = max(LANES, COLUMNS // self.inner)
+        self.shape = tile_shape(p.code, p.rows, max(1, min(most, longest * p.lines)))
+        self.row_panels = -(-p.rows // self.shape.rows)
+        self.segments = -(-longest // most)
+        self.width = longest if self.segments == 1 else up(-(-longest // self.segments), LANES)
+        self.segments = -(-longest // self.width)
+        self.row_tiles, self.lines = self.choose_grid(most)
+        others = p.groups * self.row_tiles * p.outer_phases * self.segments
+        self.blocks = -(-p.lines // self.lines)
+        self.channels = max(1, min(p.summed, DEPTH // p.most_taps))
+        self.channels = -(-p.summed // -(-p.summed // self.channels))
+        self.depth = self.channels * p.most_taps
+        columns = up(self.lines * self.width, self.shape.panel)
+        self.columns = columns
+        self.pitch = columns + LANES  # not a power of two: neighbours in k go to different sets
+        far = p.rows * p.summed * p.taps * size > FAR and self.columns >= 128
+        self.pack_a = p.transposed or far
+        self.tile_rows = -(-self.row_panels // self.row_tiles) * -(-p.rows // self.row_panels)
+        self.a_pitch = self.depth + LANES
+        self.plane = self.tile_rows * columns
+        rank = len(p.axes)
+        self.table = 8 * up(self.lines * rank, 8)
+        self.order = 8 * up(self.width * self.inner + LANES, 8) if self.inner > 1 else 0
+        self.a_bytes = up(self.pack_a * (self.tile_rows * self.a_pitch + LANES) * size, 64)
+        self.b_bytes = up(self.depth * self.pitch * size, 64)
+        self.ntiles = others * self.blocks
+
+    def choose_grid(self, most):
+        """(tiles along the rows, lines per tile): enough tiles, and the least work around the
+        products: gathering patches costs in proportion to 1/rows, fetching W to 1/columns, and
+        the columns beyond the last line are computed in vain."""
+        p, panel = self.p, self.shape.panel
+        wanted = max(1, min(TILES, p.flops // TILE_FLOPS))
+        weight = 16 if p.transposed else 6
+        best = None
+        for row_tiles in range(-(-p.rows // ROWS), self.row_panels + 1):
+            rows = -(-self.row_panels // row_tiles) * self.shape.rows
+            others = p.groups * row_tiles * p.outer_phases * self.segments
+            least = min(p.lines, -(-wanted // others))
+            cap = min(max(1, most // self.width), p.lines // least) if self.segments == 1 else 1
+            for lines in range(max(1, cap // 2), cap + 1):
+                columns = up(lines * self.width, panel)
+                vain = columns * -(-p.lines // lines) / (self.width * p.lines)
+                cost = vain * (1 + 6 / rows + weight / columns)
+                if best is None or cost < best[0]:
+                    best = cost, row_tiles, lines
+            if others >= wanted:
+                break
+        return best[1:]
+
+    @property
+    def scratch_bytes(self):
+        sums = self.plane * self.inner * ITEM[self.p.code]
+        return self.table + self.order + self.a_bytes + self.b_bytes + sums
+
+
+def pick(values, index):
+    """Source of values[index]."""
+    if len(set(values)) == 1:
+        return str(values[0])
+    text = str(values[-1])
+    for k in reversed(range(len(values) - 1)):
+        text = f"({values[k]} if {index} == {k} else {text})"
+    return text
+
+
+def set_axis(s, axis, name, index):
+    """Set count, taps, first tap and first shift of the current phase of one axis."""
+    for field in ("count", "taps", "tap0", "shift0"):
+        s(f"{field}_{name} = {pick([getattr(f, field) for f in axis.phases], index)}")
+
+
+def write_table(s, y):
+    """For every line of the tile: where its image starts, then its source positions."""
+    p, outer = y.p, y.p.axes[:-1]
+    rank = len(p.axes)
+    with s.open("for l in range(nlines)"):
+        s("left = line0 + l")
+        for d in reversed(range(len(outer))):
+            s(
+                f"st_i64(table, l * {rank} + {1 + d}, left % count_{d} * {outer[d].step} + shift0_{d})",
+                f"left = left // count_{d}",
+            )
+        s(f"st_i64(table, l * {rank}, left * {p.groups * p.summed * p.source})")
+
+
+def gather_patches(s, y):
+    """Write the block's patches: row (c, taps) of `packed`, columns (line, t)."""
+    p, size, outer, last = y.p, ITEM[y.p.code], y.p.axes[:-1], y.p.axes[-1]
+    rank, d = len(p.axes), len(p.axes) - 1
+    static = y.inner == 1 and y.segments == 1
+    static = static and last.kernel * -(-y.width // LANES) <= UNROLL
+    strides = [prod(a.source for a in p.axes[k + 1 :]) for k in range(rank)]
+    with s.open("for c in range(cc)"), s.open("for l in range(nlines)"):
+        s(
+            f"image = x + (ld_i64(table, l * {rank}) + (c0 + c) * {p.source}) * {size}",
+            f"dst = packed + (c * taps * {y.pitch} + l * {y.width}) * {size}",
+        )
+        for k in range(len(outer)):
+            s(f"at{k} = ld_i64(table, l * {rank} + {1 + k})")
+        depth = s.depth
+        for k, axis in enumerate(outer):
+            s.begin(f"for j{k} in range(taps_{k})")
+            s(f"i{k} = at{k} + j{k} * {axis.hop_shift}")
+        inside = " and ".join(f"0 <= i{k} < {a.source}" for k, a in enumerate(outer)) or "True"
+        place = " + ".join(f"i{k} * {strides[k]}" for k in range(len(outer))) or "0"
+        with s.open(f"if {inside}"):
+            s(f"src = image + ({place}) * {size}")
+            if static:
+                static_taps(s, y)
+            else:
+                dynamic_taps(s, y)
+        if outer:
+            with s.open("else"), s.open(f"for j in range(taps_{d})"):
+                with s.open(f"for t in range(0, {y.width}, {LANES})"):
+                    s(f"vst_{p.code}(dst, j * {y.pitch} + t, zero)")
+        s(f"dst += taps_{d} * {y.pitch * size}")
+        s.depth = depth
+
+
+def static_taps(s, y):
+    """All taps of one source row, written out: what lies outside the row is known here."""
+    p, last, phase = y.p, y.p.axes[-1], y.p.axes[-1].phases[0]
+    for j in range(phase.taps):
+        shift = phase.shift0 + j * last.hop_shift
+        for t in range(0, y.width, LANES):
+            lanes = range(t, min(t + LANES, y.width))
+            good = [i - t for i in lanes if 0 <= i * last.step + shift < last.source]
+            if not good:
+                value = "zero"
+            else:
+                value = read(p.code, last.step, shift + t * last.step, static_mask(s, good))
+            s(f"vst_{p.code}(dst, {j * y.pitch + t}, {value})")
+
+
+def static_mask(s, good):
+    """The name of a mask that holds the lanes `good`, which are consecutive."""
+    low, high = good[0], good[-1] + 1
+    name = f"lanes_{low}_{high}"
+    s.before[name] = f"lanes({high})" + (f" & ~lanes({low})" if low else "")
+    return name
+
+
+def read(code, step, position, mask):
+    """Source of 16 values of the row `src`, `step` apart."""
+    if step == 1:
+        return f"vldm_{code}(src, {position}, {mask})"
+    return f"vgather_{code}(src + ({position}) * {ITEM[code]}, hops, {mask})"
+
+
+def dynamic_taps(s, y):
+    """The same as a loop, for phases, segments and long rows."""
+    p, last, d = y.p, y.p.axes[-1], len(y.p.axes) - 1
+    with s.open(f"for j in range(taps_{d})"):
+        s(
+            f"shift = shift0_{d} + j * {last.hop_shift} + t0 * {last.step}",
+            f"low = (max(0, -shift) + {last.step - 1}) // {last.step}",
+            f"high = min((max(0, {last.source} - shift) + {last.step - 1}) // {last.step}, span)",
+        )
+        with s.open(f"for t in range(0, {y.width}, {LANES})"):
+            s("valid = lanes(high - t) & ~lanes(low - t)")
+            value = read(p.code, last.step, f"shift + t * {last.step}", "valid")
+            s(f"vst_{p.code}(dst, j * {y.pitch} + t, {value})")
+
+
+def pack_kernel(s, y):
+    """Copy the block's part of W to `rows_a`, one row per output channel, for the current taps."""
+    p, size, axes = y.p, ITEM[y.p.code], y.p.axes
+    if not p.transposed:
+        with s.open("for r in range(row1 - row0)"):
+            s(
+                f"src = w + ((row0 + r) * {p.summed} + c0) * {p.taps * size}",
+                f"dst = rows_a + r * {y.a_pitch * size}",
+            )
+            with s.open(f"for j in range(0, cc * {p.taps}, {LANES})"):
+                s(f"vst_{p.code}(dst, j, vldm_{p.code}(src, j, lanes(cc * {p.taps} - j)))")
+        return
+    with s.open("for c in range(cc)"), s.open("for r in range(row1 - row0)"):
+        s(
+            f"src = w + ((c0 + c) * {p.rows} + row0 + r) * {p.taps * size}",
+            f"dst = rows_a + (r * {y.a_pitch} + c * taps) * {size}",
+        )
+        if p.whole:
+            with s.open(f"for j in range(0, {p.taps}, {LANES})"):
+                s(f"vst_{p.code}(dst, j, vldm_{p.code}(src, j, lanes({p.taps} - j)))")
+            return
+        depth = s.depth
+        s("i = 0")
+        for k, axis in enumerate(axes):
+            stride = prod(a.kernel for a in axes[k + 1 :])
+            s.begin(f"for j{k} in range(taps_{k})")
+            base = f"tap{k - 1} + " if k else ""
+            s(f"tap{k} = {base}(tap0_{k} + j{k} * {axis.hop_tap}) * {stride}")
+        s(f"st_{p.code}(dst, i, ld_{p.code}(src, tap{len(axes) - 1}))", "i += 1")
+        s.depth = depth
+
+
+def run_product(s, y):
+    """Register tiles over the block: column panels outside, row panels inside."""
+    p, shape, size = y.p, y.shape, ITEM[y.p.code]
+    rows, extra = divmod(p.rows, y.row_panels)
+    blocked = y.channels < p.summed
+    spans = [(rows, f"max(p0, {extra}), p1" if extra else "p0, p1")]
+    if extra:
+        spans.insert(0, (rows + 1, f"p0, min(p1, {extra})"))
+    a_row = y.a_pitch if y.pack_a else p.summed * p.taps
+
+    def run(columns):
+        vectors = -(-columns // shape.lanes)
+        for count, span in spans:
+            name = s.tile(Tile(p.code, count, vectors, shape.lanes, a_row, 1, y.pitch, y.columns,
+                               vectors * shape.lanes, False, blocked, shape.fused))  # fmt: skip
+            with s.open(f"for i in range({span})"):
+                s(f"row = {starts('i', rows, extra)}")
+                if y.pack_a:
+                    s(f"ai = rows_a + (row - row0) * {y.a_pitch * size}")
+                else:
+                    s(f"ai = w + (row * {p.summed} + c0) * {p.taps * size}")
+                s(
+                    f"ci = sums + ((row - row0) * {y.columns} + q) * {size}",
+                    f"{name}(ai, packed + q * {size}, ci, cc * taps{', c0' if blocked else ''})",
+                )
+
+    tail = y.lines * y.width % shape.panel
+    narrow = 0 < tail <= shape.panel // 2 and shape.vectors > 1
+    with s.open(f"for q in range(0, nlines * {y.width}, {shape.panel})"):
+        if narrow:
+            half = (shape.panel // 2) // shape.lanes * shape.lanes
+            with s.open(f"if nlines * {y.width} - q > {half}"):
+                run(shape.vectors * shape.lanes)
+            with s.open("else"):
+                run(half)
+        else:
+            run(shape.vectors * shape.lanes)
+
+
+def finish_whole(s, y, epilogue):
+    """One phase: the tile's columns are a run of outputs, image after image."""
+    p, code = y.p, y.p.code
+    plane, size = p.plane, ITEM[code]
+    s(f"first = line0 * {p.axes[-1].out} + t0", "end = first + (nlines - 1) * "
+      f"{p.axes[-1].out} + span")  # fmt: skip
+    with s.open(f"for batch in range(first // {plane}, (end - 1) // {plane} + 1)"):
+        s(
+            f"col0 = max(first - batch * {plane}, 0)",
+            f"col1 = min(end - batch * {plane}, {plane})",
+            f"shift = batch * {plane} - first",
+        )
+        with s.open("for r in range(row0, row1)"):
+            s(
+                f"row = group * {p.rows} + r",
+                f"line = sums + ((r - row0) * {y.columns} + shift) * {size}",
+                f"flat = (batch * {p.groups * p.rows} + row) * {plane}",
+                f"whole = col0 + (col1 - col0) // {LANES} * {LANES}",
+            )
+            with s.open(f"for col in range(col0, whole, {LANES})"):
+                s("index = flat + col", f"acc = vld_{code}(line, col)")
+                hand_over(s, epilogue, None)
+            with s.open("if whole < col1"):
+                s("col = whole", "index = flat + col", "edge = lanes(col1 - col)",
+                  f"acc = vldm_{code}(line, col, edge)")  # fmt: skip
+                hand_over(s, epilogue, "edge")
+
+
+def finish_phases(s, y, epilogue):
+    """Several phases: line by line, lanes collected from the phases of the last axis."""
+    p, code, outer, last = y.p, y.p.code, y.p.axes[:-1], y.p.axes[-1]
+    size, plane = ITEM[code], p.plane
+    with s.open("for l in range(nlines)"):
+        s("left = line0 + l", "place = 0")
+        for d in reversed(range(len(outer))):
+            stride = prod(a.out for a in p.axes[d + 1 :])
+            s(
+                f"place += (left % count_{d} * {outer[d].hop} + f{d}) * {stride}",
+                f"left = left // count_{d}",
+            )
+        s(
+            "batch = left",
+            f"begin = t0 * {last.hop}",
+            f"stop = min(begin + {y.width * last.hop}, {last.out})",
+        )
+        with s.open("for r in range(row0, row1)"):
+            s(
+                f"row = group * {p.rows} + r",
+                f"line = sums + ((r - row0) * {y.columns} + l * {y.width}) * {size}",
+                f"flat = (batch * {p.groups * p.rows} + row) * {plane}",
+            )
+            with s.open(f"for q in range(begin, stop, {LANES})"):
+                s(
+                    "col = place + q",
+                    "index = flat + col",
+                    "edge = lanes(stop - q)",
+                    f"acc = vgather_{code}(line, vld_i64(order, q - begin), edge)"
+                    if y.inner > 1
+                    else f"acc = vldm_{code}(line, q - begin, edge)",
+                )
+                hand_over(s, epilogue, "edge")
+
+
+def patches_kernel(name, p, operands, epilogue):
+    """The kernel of a `Patches` product; `operands` are the references of (source, W)."""
+    y, s, size = Layout(p), Source(), ITEM[p.code]
+    epilogue = epilogue or Store(p.code)
+    buffers = load_pointers(s, epilogue, dict(zip(operands, ("x_all", "w_all"), strict=True)))
+    last, d = p.axes[-1], len(p.axes) - 1
+    areas = (y.table, y.order, y.a_bytes, y.b_bytes)
+    names = ("table", "order", "rows_a", "packed", "sums_all")
+    for k, area in enumerate(names):
+        s(f"{area} = scratch + {sum(areas[:k])}")
+    if last.step > 1:
+        s(f"hops = iota() * splat_i64({last.step})")
+    s(f"zero = splat_{p.code}(0)")
+    if y.order:
+        with s.open(f"for q in range({y.width * y.inner + LANES})"):
+            s(f"st_i64(order, q, q % {last.hop} * {y.plane} + q // {last.hop})")
+    s.mark()
+    w_group = p.rows * p.summed * p.taps
+    with s.open("for t in range(lo, hi)"):
+        s(f"block = t % {y.blocks}", f"left = t // {y.blocks}")
+        for var, count in (("segment", y.segments), ("phase", p.outer_phases), ("tm", y.row_tiles)):
+            s(f"{var} = left % {count}", f"left = left // {count}")
+        s(
+            "group = left",
+            f"p0 = tm * {y.row_panels} // {y.row_tiles}",
+            f"p1 = (tm + 1) * {y.row_panels} // {y.row_tiles}",
+            f"row0 = {starts('p0', *divmod(p.rows, y.row_panels))}",
+            f"row1 = {starts('p1', *divmod(p.rows, y.row_panels))}",
+            f"x = x_all + group * {p.summed * p.source * size}",
+            f"w = w_all + group * {w_group * size}",
+            f"t0 = segment * {y.width}",
+        )
+        for k, axis in reversed(list(enumerate(p.axes[:-1]))):
+            s(f"f{k} = phase % {len(axis.phases)}", f"phase = phase // {len(axis.phases)}")
+            set_axis(s, axis, k, f"f{k}")
+        per_image = " * ".join(f"count_{k}" for k in range(d)) or "1"
+        s(
+            f"line0 = block * {y.lines}",
+            f"nlines = min({p.images} * {per_image} - line0, {y.lines})",
+        )
+        with s.open("if nlines > 0"):
+            write_table(s, y)
+            with s.open(f"for f{d} in range({y.inner})"):
+                set_axis(s, last, d, f"f{d}")
+                s(
+                    f"span = min(count_{d} - t0, {y.width})",
+                    f"taps = {' * '.join(f'taps_{k}' for k in range(d + 1))}",
+                    f"sums = sums_all + f{d} * {y.plane * size}",
+                )
+                with s.open(f"for c0 in range(0, {p.summed}, {y.channels})"):
+                    s(f"cc = min({p.summed} - c0, {y.channels})")
+                    gather_patches(s, y)
+                    clear_rest(s, y)
+                    if y.pack_a:
+                        pack_kernel(s, y)
+                    run_product(s, y)
+            s("sums = sums_all")
+            (finish_whole if p.whole else finish_phases)(s, y, epilogue)
+    s.place_marked()
+    about = f"{p.code} {name}: {p}"
+    return KernelStep(name, s.text(name, about, epilogue.imports), y.ntiles, buffers,
+                      y.scratch_bytes, p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip
+
+
+def clear_rest(s, y):
+    """Zero the columns between the last line and the end of its panel: they are computed too, and
+    what old scratch holds could be denormal and slow."""
+    with s.open("for i in range(cc * taps)"):
+        s(f"dst = packed + i * {y.pitch * ITEM[y.p.code]}")
+        with s.open(f"for t in range(nlines * {y.width}, "
+                    f"(nlines * {y.width} + {y.shape.panel - 1}) // {y.shape.panel} * {y.shape.panel}, {LANES})"):  # fmt: skip
+            s(f"vst_{y.p.code}(dst, t, zero)")

@@ -1,0 +1,146 @@
+"""Imports go one way: a file may import only files named above it in LAYERS.
+
+A new file gets its place here, by hand. Names without a file are places kept for files to come.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("staticgraph", "ops", "passes")
+
+ORDER = """
+    errors types scalar nest ir tree op
+
+    ops.elementwise ops.shape ops.reduce ops.matmul ops.gather ops.index ops.sort ops.conv ops.pool
+    ops.norm ops.loss ops.attention ops.linalg ops.fft ops.random ops.control ops
+
+    rewrite gradient
+    arraytext textreader text verify interpret archive
+    fusion passmanager
+
+    codegen.affine codegen.lower
+    passes.fold passes.simplify passes.cse passes.dce passes.branches passes.fuse passes.remat
+    passes
+
+    codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
+    codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
+    codegen.lanewise codegen.vector
+    codegen.microkernel codegen.contract_parts codegen.contract_matmul codegen.contract_any
+    codegen.contract_dot codegen.contract_conv codegen.contract
+    codegen.cpu codegen.cuda codegen.epilogue codegen.select
+
+    offsets schedule memory plan
+
+    codegen.lowlevel codegen.launchwords codegen.launchloop
+    threads native kernelcache jit kernels launch runtime
+
+    compile frontend random optim check_grad
+    profile explain cli __init__ __main__
+"""
+LAYERS = ORDER.split()
+
+#: imports inside functions, each with the reason why it cannot stand at the top
+INSIDE = {
+    ("scalar", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("kernels", "staticgraph.jit"): "it imports Numba, which a start from the kernel cache avoids",
+}
+
+
+def module_of(path):
+    """'ops.shape' from .../ops/shape.py, 'ir' from .../staticgraph/ir.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[1:] if parts[0] == "staticgraph" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+FILES = {module_of(p): p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))}
+MODULES = {*FILES, *LAYERS}
+
+
+def imported(node):
+    """The modules that an import statement names, as full names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if node.level:
+        return ["." * node.level]
+    inside = node.module.removeprefix("staticgraph").lstrip(".")
+    names = [f"{inside}.{alias.name}".lstrip(".") for alias in node.names]
+    if node.module.partition(".")[0] == "staticgraph" and any(n in MODULES for n in names):
+        return [f"staticgraph.{n}" if n in MODULES else node.module for n in names]
+    return [node.module]
+
+
+def violations(module, source):
+    """What is wrong with the imports of a file."""
+    if module not in LAYERS:
+        return [f"{module} has no place in LAYERS"]
+    above = LAYERS[: LAYERS.index(module)]
+    found = []
+    tree = ast.parse(source)
+    top = {id(n) for n in tree.body}
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        for name in imported(node):
+            where = f"{module}:{node.lineno} imports {name}"
+            if id(node) not in top and (module, name) not in INSIDE:
+                found.append(f"{where} inside a function or block")
+            if name.startswith("."):
+                found.append(f"{where}: give the full name")
+            if name.partition(".")[0] in FOLDERS:
+                inner = name.removeprefix("staticgraph").lstrip(".") or "__init__"
+                if inner == "__init__" or not name.startswith("staticgraph"):
+                    found.append(f"{where}: import from the file itself")
+                elif (module, name) not in INSIDE and inner not in above:
+                    found.append(f"{where}, which does not stand above it")
+    return found
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_go_one_way(module):
+    assert violations(module, FILES[module].read_text(encoding="utf-8")) == []
+
+
+def test_no_place_is_given_twice():
+    assert len(set(LAYERS)) == len(LAYERS)
+
+
+def test_every_exception_is_needed():
+    for module, name in INSIDE:
+        tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+        inner = [n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+        names = [imported(n) for n in inner if isinstance(n, (ast.Import, ast.ImportFrom))]
+        assert [name] in names, f"{module} no longer imports {name} inside a function"
+
+
+PLANTED = [
+    ("ir", "from staticgraph.types import TensorType", 0),
+    ("ir", "import numpy as np\nfrom collections.abc import Mapping", 0),
+    ("gradient", "from staticgraph import tree", 0),
+    ("plan", "from staticgraph.codegen import cpu, lower", 0),
+    ("__init__", "from staticgraph import ops, passes", 0),
+    ("ir", "from staticgraph.op import NestOp", 1),
+    ("ir", "from staticgraph.ir import Graph", 1),
+    ("ir", "from staticgraph import gradient as g, types", 1),
+    ("ir", "import staticgraph.gradient", 1),
+    ("ir", "from staticgraph import Graph", 1),
+    ("ir", "import staticgraph", 1),
+    ("plan", "from staticgraph.codegen import cpu, launchwords", 1),
+    ("ops.shape", "from staticgraph.ops.reduce import sum", 1),
+    ("ops.shape", "from ops.elementwise import add", 1),
+    ("ir", "from .types import TensorType", 1),
+    ("ir", "def f():\n    import os", 1),
+    ("ir", "if True:\n    from staticgraph import types", 1),
+    ("ir", "def f():\n    from staticgraph.op import NestOp", 2),
+    ("scalar", "def f():\n    from scipy.special import erfinv", 0),
+    ("scalar", "def f():\n    from scipy import special", 1),
+    ("newcomer", "", 1),
+]
+
+
+@pytest.mark.parametrize(("module", "source", "faults"), PLANTED)
+def test_planted_imports_are_found(module, source, faults):
+    assert len(violations(module, source)) == faults
