@@ -34,7 +34,7 @@ def output_size(
 
 def meet(
     place: Sequence[s.Expr],
-    offset: Sequence[s.Expr],
+    offset: Sequence[s.Expr | int],
     sizes: Sequence[tuple[int, int, int]],
     stride: Ints,
     low: Ints,
@@ -48,16 +48,17 @@ def meet(
     for o, k, (n, kernel, out), t, lo, d in zip(
         place, offset, sizes, stride, low, dilation, strict=True
     ):
-        i = o * t + k * d - lo
-        if lo > 0:
+        first, last = (k, k) if isinstance(k, int) else (0, kernel - 1)
+        i = o * t + (k * d - lo)
+        if first * d - lo < 0:
             inside = s.call("logical_and", inside, i >= 0)
-        if (out - 1) * t - lo + (kernel - 1) * d >= n:
+        if (out - 1) * t + last * d - lo >= n:
             inside = s.call("logical_and", inside, i < n)
         index.append(i)
     return index, inside
 
 
-def cover(
+def _cover(
     place: Sequence[s.Expr],
     offset: Sequence[s.Expr],
     sizes: Sequence[tuple[int, int, int]],
@@ -200,7 +201,7 @@ class ConvTranspose(NestOp):
         rank = out.ndim - 2
         n, c, *place = axes(out.ndim)
         j, *offset = (s.axis(out.ndim + k) for k in range(rank + 1))
-        index, inside = cover(place, offset, _sizes(out, w, y), stride, low, dilation)
+        index, inside = _cover(place, offset, _sizes(out, w, y), stride, low, dilation)
         inner = c if groups == 1 else c % w.shape[1]
         m = j if groups == 1 else c // w.shape[1] * (w.shape[0] // groups) + j
         pixel = s.load(0, (n, m, *index), y.dtype, inside)

@@ -8,7 +8,8 @@ Nothing is scattered, so gradients are parallel and deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -19,29 +20,101 @@ from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Tensor, apply
 from staticgraph.nest import Nest, axes, identity
 from staticgraph.op import NestOp, cast, constant, public, register, tensor_argument
-from staticgraph.ops.conv import Ints, cover, meet, of_rank, per_axis, per_side
+from staticgraph.ops.conv import Ints, meet, of_rank, per_axis, per_side
 from staticgraph.ops.shape import linear_index
 from staticgraph.types import DEFAULT_FLOAT, TensorType, is_bool, is_complex, is_differentiable
+
+#: windows (or windows over one element) up to this size are written out, so that pooling is
+#: elementwise: it fuses, and vectorises along the last axis
+_UNROLLED = 64
+
+Offset = Sequence[s.Expr | int]
 
 
 def _resized(x: TensorType, size: Ints, dtype: str | None = None) -> TensorType:
     return TensorType(dtype or x.dtype, (*x.shape[: x.ndim - len(size)], *size))
 
 
-def _windows(x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size, back=False):
-    """Index expressions of a nest over windows of x with one result per window y.
+def _size(t: Tensor, attrs: dict[str, Any]) -> Ints:
+    """The spatial size of a tensor."""
+    return t.shape[t.ndim - len(attrs["kernel"]) :]
 
-    Gives the index of the operand that varies with the kernel offset, whether it is inside, and
-    the offset as a number; with `back`, the nest runs over x and the index is that of a window.
+
+def _nest(shape: Ints, over: Ints, combine: str, body: Callable[[Offset], s.Expr]) -> Nest:
+    """The body combined over all offsets in `over`."""
+    if prod(over) > _UNROLLED:
+        return Nest(shape, body([s.axis(len(shape) + k) for k in range(len(over))]), over, combine)
+    name = {"sum": "add", "max": "maximum", "min": "minimum"}[combine]
+    terms = [body([int(k) for k in offset]) for offset in np.ndindex(*over)]
+    return Nest(shape, reduce(lambda a, b: s.call(name, a, b), terms))
+
+
+def _meeting(x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size):
+    """For a nest over windows y: index into x and whether it is inside, by kernel offset."""
+    rank = len(kernel)
+    index = axes(y.ndim)
+    sizes = list(zip(x.shape[-rank:], kernel, y.shape[-rank:], strict=True))
+
+    def at(offset: Offset) -> tuple[tuple[s.Expr, ...], s.Expr]:
+        found, inside = meet(index[-rank:], offset, sizes, stride, low, dilation)
+        return (*index[:-rank], *found), inside
+
+    return at
+
+
+def _covering(x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size):
+    """For a nest over x: how many windows may cover an element, and for the j-th of them its
+    index in y, whether it exists, and at which kernel offset the element is in it.
+
+    Without dilation window (i + low) // stride - j has it at offset (i + low) % stride + j stride;
+    with dilation j runs over the kernel offsets, and not every one belongs to a window.
     """
     rank = len(kernel)
-    nest_rank = x.ndim
-    lead, place = axes(nest_rank)[: nest_rank - rank], axes(nest_rank)[nest_rank - rank :]
-    offset = [s.axis(nest_rank + k) for k in range(rank)]
-    sizes = list(zip(x.shape[-rank:], kernel, y.shape[-rank:], strict=True))
-    solve = cover if back else meet
-    index, inside = solve(place, offset, sizes, stride, low, dilation)
-    return (*lead, *index), inside, s.cast(linear_index(offset, kernel), "int32")
+    index = axes(x.ndim)
+    each = list(
+        zip(
+            index[-rank:],
+            x.shape[-rank:],
+            kernel,
+            stride,
+            low,
+            dilation,
+            y.shape[-rank:],
+            strict=True,
+        )
+    )
+    count = tuple(
+        k if d > 1 else -(-k // t) for k, t, d in zip(kernel, stride, dilation, strict=True)
+    )
+
+    def at(offset: Offset) -> tuple[tuple[s.Expr, ...], s.Expr, list[s.Expr | int]]:
+        windows, offsets, tests = [], [], []
+        for j, c, (i, n, k, t, lo, d, out) in zip(offset, count, each, strict=True):
+            first, last = (j, j) if isinstance(j, int) else (0, c - 1)
+            if d == 1:
+                way, inner = i + lo, (i + lo) % t + j * t if t > 1 else j
+                o, least, most = way // t - j, lo // t - last, (n - 1 + lo) // t - first
+                if last * t + t > k:
+                    tests.append(inner < k)
+            else:
+                way, inner = i - j * d + lo, j
+                o, least, most = way // t, lo - last * d, (n - 1 + lo - first * d) // t
+                tests.append(s.call("equal", way % t, 0))
+            if least < 0:
+                tests.append(o >= 0)
+            if most >= out:
+                tests.append(o < out)
+            windows.append(o)
+            offsets.append(inner)
+        inside = reduce(lambda a, b: s.call("logical_and", a, b), tests, s.const(True, "bool"))
+        return (*index[:-rank], *windows), inside, offsets
+
+    return count, at
+
+
+def _number(offset: Offset, kernel: Ints) -> s.Expr:
+    """A kernel offset as one row-major number."""
+    return s.cast(linear_index(offset, kernel), "int32")
 
 
 @register
@@ -57,14 +130,18 @@ class MaxPool(NestOp):
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         (x,) = types
-        index, inside, _ = _windows(x, out, **attrs)
-        body = s.load(0, index, x.dtype, inside, identity("max", x.dtype))
-        return Nest(out.shape, body, attrs["kernel"], "max")
+        at, lowest = _meeting(x, out, **attrs), identity("max", x.dtype)
+
+        def body(offset: Offset) -> s.Expr:
+            index, inside = at(offset)
+            return s.load(0, index, x.dtype, inside, lowest)
+
+        return _nest(out.shape, attrs["kernel"], "max", body)
 
     def vjp(self, node, cotangents):
         x, y = node.operands[0], node.results[0]
         place = apply(MaxPoolIndex, x, y, **node.attrs)
-        back = {**node.attrs, "size": x.shape[x.ndim - len(node.attrs["kernel"]) :]}
+        back = {**node.attrs, "size": _size(x, node.attrs)}
         return [apply(PoolPut, cotangents[0], place, **back)]
 
     def jvp(self, node, tangents):
@@ -83,14 +160,19 @@ class MaxPoolIndex(NestOp):
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         x, y = types
-        index, inside, offset = _windows(x, out, **attrs)
-        value = s.load(0, index, x.dtype, inside)
-        found = s.call("equal", value, s.load(1, axes(out.ndim), y.dtype))
-        if is_differentiable(x.dtype):
-            found = s.call("logical_or", found, s.call("isnan", value))
-        found = s.call("logical_and", inside, found)
-        body = s.where(found, offset, s.const(prod(attrs["kernel"]), "int32"))
-        return Nest(out.shape, body, attrs["kernel"], "min")
+        at, best = _meeting(x, out, **attrs), s.load(1, axes(out.ndim), y.dtype)
+        nowhere = s.const(prod(attrs["kernel"]), "int32")
+
+        def body(offset: Offset) -> s.Expr:
+            index, inside = at(offset)
+            value = s.load(0, index, x.dtype, inside)
+            found = s.call("equal", value, best)
+            if is_differentiable(x.dtype):
+                found = s.call("logical_or", found, s.call("isnan", value))
+            found = s.call("logical_and", inside, found)
+            return s.where(found, _number(offset, attrs["kernel"]), nowhere)
+
+        return _nest(out.shape, attrs["kernel"], "min", body)
 
     def vjp(self, node, cotangents):
         return [None, None]
@@ -110,14 +192,18 @@ class PoolPick(NestOp):
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         x, place = types
-        index, inside, offset = _windows(x, out, **attrs)
-        here = s.call("equal", s.load(1, axes(out.ndim), place.dtype), offset)
-        body = s.where(here, s.load(0, index, x.dtype, inside), s.const(0, x.dtype))
-        return Nest(out.shape, body, attrs["kernel"], "sum")
+        at, chosen = _meeting(x, out, **attrs), s.load(1, axes(out.ndim), place.dtype)
+
+        def body(offset: Offset) -> s.Expr:
+            index, inside = at(offset)
+            here = s.call("equal", chosen, _number(offset, attrs["kernel"]))
+            return s.where(here, s.load(0, index, x.dtype, inside), s.const(0, x.dtype))
+
+        return _nest(out.shape, attrs["kernel"], "sum", body)
 
     def vjp(self, node, cotangents):
         x, place = node.operands
-        back = {**node.attrs, "size": x.shape[x.ndim - len(node.attrs["kernel"]) :]}
+        back = {**node.attrs, "size": _size(x, node.attrs)}
         return [apply(PoolPut, cotangents[0], place, **back), None]
 
     def jvp(self, node, tangents):
@@ -135,14 +221,19 @@ class PoolPut(NestOp):
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         y, place = types
-        index, inside, offset = _windows(out, y, **attrs, back=True)
-        here = s.call("equal", s.load(1, index, place.dtype, inside, -1), offset)
-        body = s.where(here, s.load(0, index, y.dtype, inside), s.const(0, y.dtype))
-        return Nest(out.shape, body, attrs["kernel"], "sum")
+        count, at = _covering(out, y, **attrs)
+
+        def body(j: Offset) -> s.Expr:
+            index, inside, offset = at(j)
+            chosen = s.load(1, index, place.dtype, inside, -1)
+            here = s.call("equal", chosen, _number(offset, attrs["kernel"]))
+            return s.where(here, s.load(0, index, y.dtype, inside), s.const(0, y.dtype))
+
+        return _nest(out.shape, count, "sum", body)
 
     def vjp(self, node, cotangents):
         y, place = node.operands
-        there = {**node.attrs, "size": y.shape[y.ndim - len(node.attrs["kernel"]) :]}
+        there = {**node.attrs, "size": _size(y, node.attrs)}
         return [apply(PoolPick, cotangents[0], place, **there), None]
 
     def jvp(self, node, tangents):
@@ -162,12 +253,16 @@ class SumPool(NestOp):
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         (x,) = types
-        index, inside, _ = _windows(x, out, **attrs)
-        return Nest(out.shape, s.load(0, index, x.dtype, inside), attrs["kernel"], "sum")
+        at = _meeting(x, out, **attrs)
+
+        def body(offset: Offset) -> s.Expr:
+            index, inside = at(offset)
+            return s.load(0, index, x.dtype, inside)
+
+        return _nest(out.shape, attrs["kernel"], "sum", body)
 
     def vjp(self, node, cotangents):
-        x = node.operands[0]
-        back = {**node.attrs, "size": x.shape[x.ndim - len(node.attrs["kernel"]) :]}
+        back = {**node.attrs, "size": _size(node.operands[0], node.attrs)}
         return [apply(SumPoolAdjoint, cotangents[0], **back)]
 
     def jvp(self, node, tangents):
@@ -185,12 +280,16 @@ class SumPoolAdjoint(NestOp):
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         (y,) = types
-        index, inside, _ = _windows(out, y, **attrs, back=True)
-        return Nest(out.shape, s.load(0, index, y.dtype, inside), attrs["kernel"], "sum")
+        count, at = _covering(out, y, **attrs)
+
+        def body(j: Offset) -> s.Expr:
+            index, inside, _ = at(j)
+            return s.load(0, index, y.dtype, inside)
+
+        return _nest(out.shape, count, "sum", body)
 
     def vjp(self, node, cotangents):
-        y = node.operands[0]
-        there = {**node.attrs, "size": y.shape[y.ndim - len(node.attrs["kernel"]) :]}
+        there = {**node.attrs, "size": _size(node.operands[0], node.attrs)}
         return [apply(SumPool, cotangents[0], **there)]
 
     def jvp(self, node, tangents):

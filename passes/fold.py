@@ -21,7 +21,7 @@ def fold(graph: Graph) -> Graph:
 
     def visit(node, operands):
         made = node.with_operands(operands)
-        with building(where=node.where):
+        with building(where=node.where, clone=node.clone):
             return rewritten(made, rewrite.fold)
 
     return graph.rebuild(visit)

@@ -17,7 +17,7 @@ def simplify(graph: Graph) -> Graph:
 
     def visit(node, operands):
         made = node.with_operands(operands)
-        with building(where=node.where):
+        with building(where=node.where, clone=node.clone):
             return rewritten(made, lambda n: n.op.simplify(n))
 
     return graph.rebuild(visit)

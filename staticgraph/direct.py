@@ -1,4 +1,4 @@
-"""From generated Python source straight to LLVM, for the small language that kernels are written in.
+"""From generated Python source straight to LLVM, for the small language kernels are written in.
 
 Types only flow forward here: a variable keeps the type of its first assignment, an expression has
 the type of its operands. That needs no bytecode analysis, no SSA and no type inference, which is
@@ -18,10 +18,12 @@ import ast
 import builtins
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import types
+from numba.core.errors import NumbaError
 
 WORD = ir.IntType(64)
 BIT = ir.IntType(1)
@@ -63,6 +65,40 @@ class Unsupported(Exception):
     """Source beyond the language; Numba may still know what to do."""
 
 
+class Meanings:
+    """What functions and operators mean for given types: Numba's answers, each asked for once.
+
+    Numba tries every overload of an operator each time it is asked: half a millisecond for one that
+    NumPy, datetimes and strings have extended.
+    """
+
+    def __init__(self, typing: Any, context: Any):
+        self.typing = typing
+        self.context = context
+        self._known: dict[tuple, tuple] = {}
+
+    def find(self, function: Any, given: tuple[types.Type, ...]) -> tuple[Any, Callable]:
+        """Signature and emitter of LLVM code."""
+        question = (id(function), given)
+        known = self._known.get(question)
+        if known is None:
+            known = self._known[question] = (function, *self._ask(function, given))
+        return known[1:]
+
+    def _ask(self, function: Any, given: tuple[types.Type, ...]) -> tuple[Any, Callable]:
+        self.typing.refresh()
+        self.context.refresh()
+        try:
+            kind = self.typing.resolve_value_type(function)
+            signature = self.typing.resolve_function_type(kind, given, {})
+            emit = signature and self.context.get_function(kind, signature)
+        except (NumbaError, NotImplementedError) as error:
+            raise Unsupported(str(error)) from None
+        if emit is None or len(signature.args) != len(given):
+            raise Unsupported(f"{getattr(function, '__name__', function)} of {given}")
+        return signature, emit
+
+
 class Value(NamedTuple):
     """An LLVM value with its Numba type; a number not used yet is a Python one, without a type."""
 
@@ -70,9 +106,11 @@ class Value(NamedTuple):
     value: Any
 
 
-class Loop(NamedTuple):
+@dataclass
+class Loop:
     proceed: ir.Block
     leave: ir.Block
+    broken: bool = False
 
 
 class Function:
@@ -87,19 +125,17 @@ class Function:
         namespace: dict[str, Any],
         arguments: list[ir.Value],
         builder: ir.IRBuilder,
-        typing: Any,
-        target: Any,
+        meanings: Meanings,
         leave: Callable[[ir.Value | None], None],
     ):
         self.namespace = namespace
         self.builder = builder
-        self.typing = typing
-        self.target = target
+        self.meanings = meanings
+        self.context = meanings.context
         self.leave = leave
         self.loops: list[Loop] = []
-        self.variables: dict[str, tuple[types.Type, ir.Value]] = {}
+        self.variables: dict[str, tuple[types.Type, ir.Value, ir.Type]] = {}
         self.entry = builder.block
-        self.globals: dict[str, Any] = {}
         body = builder.append_basic_block("body")
         builder.position_at_end(body)
         signature = definition.args
@@ -143,12 +179,15 @@ class Function:
         then, done = self.new_block("then"), self.new_block("done")
         other = self.new_block("else") if node.orelse else done
         self.builder.cbranch(self.condition(node.test), then, other)
+        reached = other is done
         for block, statements in ((then, node.body), (other, node.orelse)):
             if block is not done:
                 self.builder.position_at_end(block)
                 self.block(statements)
-                self.jump(done)
+                reached |= self.jump(done)
         self.builder.position_at_end(done)
+        if not reached:
+            self.builder.unreachable()
 
     def do_While(self, node: ast.While) -> None:
         if node.orelse:
@@ -156,9 +195,12 @@ class Function:
         test, body, done = (self.new_block(part) for part in ("test", "body", "done"))
         self.builder.branch(test)
         self.builder.position_at_end(test)
-        self.builder.cbranch(self.condition(node.test), body, done)
-        self.loop_body(node.body, body, Loop(test, done))
+        go_on = self.condition(node.test)
+        self.builder.cbranch(go_on, body, done)
+        broken = self.loop_body(node.body, body, Loop(test, done))
         self.builder.position_at_end(done)
+        if not broken and isinstance(go_on, ir.Constant) and go_on.constant:
+            self.builder.unreachable()
 
     def do_For(self, node: ast.For) -> None:
         call = node.iter
@@ -167,9 +209,11 @@ class Function:
             raise Unsupported("for over anything but range")
         name = self.name_of(node.target)
         bounds = [self.expression(argument) for argument in call.args]
-        step = bounds[2].value if len(bounds) == 3 else 1
-        if len(bounds) == 3 and (bounds[2].type is not None or not isinstance(step, int) or not step):
-            raise Unsupported("range with a step that is no constant")
+        step = 1
+        if len(bounds) == 3:
+            step = bounds[2].value
+            if bounds[2].type is not None or type(step) is not int or step == 0:
+                raise Unsupported("range with a step that is no constant")
         start = self.word(bounds[0]) if len(bounds) > 1 else ir.Constant(WORD, 0)
         stop = self.word(bounds[min(1, len(bounds) - 1)])
         counter = self.allocate(WORD)
@@ -193,14 +237,17 @@ class Function:
         self.builder.branch(test)
         self.builder.position_at_end(done)
 
-    def loop_body(self, statements: list[ast.stmt], block: ir.Block, loop: Loop) -> None:
+    def loop_body(self, statements: list[ast.stmt], block: ir.Block, loop: Loop) -> bool:
+        """Lower the body; whether a `break` leaves it."""
         self.builder.position_at_end(block)
         self.loops.append(loop)
         self.block(statements)
         self.loops.pop()
         self.jump(loop.proceed)
+        return loop.broken
 
     def do_Break(self, node: ast.Break) -> None:
+        self.loops[-1].broken = True
         self.builder.branch(self.loops[-1].leave)
 
     def do_Continue(self, node: ast.Continue) -> None:
@@ -233,9 +280,7 @@ class Function:
             return Value(types.boolean, self.builder.not_(self.condition(node.operand)))
         operand = self.expression(node.operand)
         function = UNARY[type(node.op)]
-        if operand.type is None:
-            return self.number(function(operand.value))
-        return self.call(function, [operand])
+        return self.fold(function, operand) or self.call(function, [operand])
 
     def get_Compare(self, node: ast.Compare) -> Value:
         if len(node.ops) != 1 or type(node.ops[0]) not in COMPARE:
@@ -244,8 +289,9 @@ class Function:
             raise Unsupported(f"line {node.lineno}: this comparison")
         function, sign = COMPARE[type(node.ops[0])]
         left, right = self.expression(node.left), self.expression(node.comparators[0])
-        if left.type is right.type is None:
-            return self.number(function(left.value, right.value))
+        folded = self.fold(function, left, right)
+        if folded:
+            return folded
         if self.is_word(left) and self.is_word(right):
             result = self.builder.icmp_signed(sign, self.word(left), self.word(right))
             return Value(types.boolean, result)
@@ -306,15 +352,16 @@ class Function:
         if function is None:
             raise Unsupported(f"line {right_node.lineno}: this operator")
         right = self.expression(right_node)
-        if left.type is right.type is None:
-            return self.number(function(left.value, right.value))
+        folded = self.fold(function, left, right)
+        if folded:
+            return folded
         if self.is_word(left) and self.is_word(right):
             if function in WORD_INSTRUCTIONS:
                 emit = getattr(self.builder, WORD_INSTRUCTIONS[function])
                 return Value(types.int64, emit(self.word(left), self.word(right)))
-            if function in (operator.floordiv, operator.mod) and right.type is None:
-                if right.value > 0:
-                    return self.divide(function, self.word(left), right.value)
+            by_constant = right.type is None and right.value > 0
+            if by_constant and function in (operator.floordiv, operator.mod):
+                return self.divide(function, self.word(left), right.value)
         return self.call(function, [left, right])
 
     def divide(self, function: Callable, left: ir.Value, divisor: int) -> Value:
@@ -330,12 +377,8 @@ class Function:
     # -- what Numba knows -------------------------------------------------------------------------
     def call(self, function: Any, operands: list[Value]) -> Value:
         """The operation as Numba types and implements it."""
-        kind = self.typing.resolve_value_type(function)
         given = tuple(self.type_of(operand) for operand in operands)
-        signature = self.typing.resolve_function_type(kind, given, {})
-        if signature is None or len(signature.args) != len(operands):
-            raise Unsupported(f"{getattr(function, '__name__', function)} of {given}")
-        emit = self.target.implementation(kind, signature)
+        signature, emit = self.meanings.find(function, given)
         values = [
             self.convert(operand, have, want)
             for operand, have, want in zip(operands, given, signature.args, strict=True)
@@ -352,10 +395,19 @@ class Function:
     def convert(self, operand: Value, have: types.Type, want: types.Type) -> ir.Value:
         value = operand.value
         if operand.type is None:
-            value = ir.Constant(self.target.context.get_value_type(have), value)
-        return value if have == want else self.target.context.cast(self.builder, value, have, want)
+            value = ir.Constant(self.context.get_value_type(have), value)
+        return value if have == want else self.context.cast(self.builder, value, have, want)
 
     # -- numbers, names, blocks -------------------------------------------------------------------
+    def fold(self, function: Callable, *operands: Value) -> Value | None:
+        """The number that `function` makes of numbers."""
+        if any(operand.type is not None for operand in operands):
+            return None
+        try:
+            return self.number(function(*(operand.value for operand in operands)))
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise Unsupported(f"constants that do not combine: {error}") from None
+
     def number(self, value: Any) -> Value:
         if type(value) not in (bool, int, float):
             raise Unsupported(f"the constant {value!r}")
@@ -398,8 +450,8 @@ class Function:
 
     def load(self, name: str) -> Value:
         if name in self.variables:
-            kind, place = self.variables[name]
-            return Value(kind, self.builder.load(place, typ=place.allocated_type))
+            kind, place, llvm_type = self.variables[name]
+            return Value(kind, self.builder.load(place, typ=llvm_type))
         return self.number(self.look_up(name))
 
     def assign(self, name: str, value: Value) -> None:
@@ -408,8 +460,8 @@ class Function:
             raise Unsupported("a value that is None")
         value = self.convert(value, kind, kind)
         if name not in self.variables:
-            self.variables[name] = (kind, self.allocate(value.type))
-        known, place = self.variables[name]
+            self.variables[name] = (kind, self.allocate(value.type), value.type)
+        known, place, _ = self.variables[name]
         if known != kind:
             raise Unsupported(f"{name} is {known} and then {kind}")
         self.builder.store(value, place)
@@ -423,6 +475,9 @@ class Function:
     def new_block(self, name: str) -> ir.Block:
         return self.builder.append_basic_block(name)
 
-    def jump(self, block: ir.Block) -> None:
-        if not self.builder.block.is_terminated:
-            self.builder.branch(block)
+    def jump(self, block: ir.Block) -> bool:
+        """Go there, unless the code has gone elsewhere already."""
+        if self.builder.block.is_terminated:
+            return False
+        self.builder.branch(block)
+        return True

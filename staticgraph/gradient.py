@@ -6,7 +6,7 @@ differentiated, constants fold and algebra simplifies; without this, orders abov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,8 @@ def vjp(ys: Any, xs: Any, cotangents: Any) -> Any:
         if c.shape != y.shape:
             raise ShapeError(f"grad: the cotangent of {y.type} must have its shape, got {c.type}")
         seeds.append((y, cast(c, y.type.dtype)))
-    found = _reverse(seeds, x_list)
-    return tree.unflatten(form, found)
+    found = pullback(seeds, x_list)
+    return tree.unflatten(form, [g if g is not None else _zeros(x) for g, x in zip(found, x_list, strict=True)])
 
 
 def _needs_float(what: str, t: Tensor, role: str) -> None:
@@ -76,7 +76,8 @@ def _needs_float(what: str, t: Tensor, role: str) -> None:
         )
 
 
-def _reverse(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> list[Tensor]:
+def pullback(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> list[Tensor | None]:
+    """The reverse sweep from (tensor, cotangent) pairs: what each of `xs` gets, None for nothing."""
     nodes = postorder([y for y, _ in seeds])
     wanted = set(xs)
     # Only nodes that lead to an x matter; the others would build dead gradients.
@@ -107,7 +108,7 @@ def _reverse(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> li
                 if g.type != t.type:
                     raise GradientError(f"{node.op.name}: gradient {g.type} for an operand {t.type}", node.where)
                 adjoint.setdefault(t, []).append(g)
-        return [final[x] if x in final else _zeros(x) for x in xs]
+        return [final.get(x) for x in xs]
 
 
 def _total(parts: list[Tensor] | None) -> Tensor | None:
@@ -137,7 +138,13 @@ def jvp(ys: Any, xs: Any, tangents: Any) -> Any:
         if t.shape != x.shape:
             raise ShapeError(f"jvp: the tangent of {x.type} must have its shape, got {t.type}")
         start[x] = cast(t, x.type.dtype)
-    nodes = postorder(y_list)
+    found = pushforward(y_list, start)
+    return tree.unflatten(form, [t if t is not None else _zeros(y) for t, y in zip(found, y_list, strict=True)])
+
+
+def pushforward(ys: Sequence[Tensor], start: Mapping[Tensor, Tensor]) -> list[Tensor | None]:
+    """The forward sweep from the tangents of some tensors: that of each of `ys`, None for zero."""
+    nodes = postorder(ys)
     builder = Builder(nodes)
     tangent: dict[Tensor, Tensor | None] = dict(start)
     with building(hook=builder):
@@ -152,8 +159,7 @@ def jvp(ys: Any, xs: Any, tangents: Any) -> Any:
             for r, t in zip(node.results, made, strict=True):
                 if r not in start:
                     tangent[r] = t
-        found = [tangent.get(y) if is_differentiable(y.type.dtype) else None for y in y_list]
-        return tree.unflatten(form, [t if t is not None else _zeros(y) for t, y in zip(found, y_list, strict=True)])
+        return [tangent.get(y) if is_differentiable(y.type.dtype) else None for y in ys]
 
 
 def _push(node: Node, incoming: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -176,7 +182,7 @@ def _push(node: Node, incoming: Sequence[Tensor | None]) -> Sequence[Tensor | No
     seeds = [(g, t) for g, t in zip(pulled, incoming, strict=True) if g is not None and t is not None]
     if not seeds:
         return [None] * len(node.results)
-    pushed = iter(_reverse(seeds, dummies))
+    pushed = iter(pullback(seeds, dummies))
     return [next(pushed) if u is not None else None for u in from_inputs]
 
 

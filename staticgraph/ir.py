@@ -25,6 +25,8 @@ class Op:
     name: str = ""
     #: another call with equal operands may give another result or have an effect
     pure: bool = True
+    #: attributes that hold graphs which run as part of a node: passes enter them
+    bodies: tuple[str, ...] = ()
 
     def infer(self, *types: TensorType, **attrs: Any) -> TensorType | tuple[TensorType, ...]:
         """Result type, or several; raises ShapeError or GraphTypeError on operands it refuses."""
@@ -51,15 +53,27 @@ _serial = itertools.count()
 
 
 @contextmanager
-def building(*, where: tuple[str, int] | None = None, hook: Callable[[Node], Sequence[Tensor] | None] | None = None) -> Iterator[None]:
-    """While active, new nodes carry `where`, and `hook` may offer equal tensors instead of them."""
-    old = getattr(_context, "where", None), getattr(_context, "hook", None)
+def building(
+    *,
+    where: tuple[str, int] | None = None,
+    hook: Callable[[Node], Sequence[Tensor] | None] | None = None,
+    clone: int | None = None,
+) -> Iterator[None]:
+    """While active, new nodes carry `where` and `clone`, and `hook` may offer tensors in their place."""
+    old = getattr(_context, "where", None), getattr(_context, "hook", None), getattr(_context, "clone", 0)
     _context.where = where or old[0]
     _context.hook = hook or old[1]
+    _context.clone = old[2] if clone is None else clone
     try:
         yield
     finally:
-        _context.where, _context.hook = old
+        _context.where, _context.hook, _context.clone = old
+
+
+def offered(node: Node) -> Sequence[Tensor]:
+    """The results of a new node, or what the active hook offers in their place."""
+    hook = getattr(_context, "hook", None)
+    return (hook(node) if hook else None) or node.results
 
 
 #: ops whose two operands may change places without changing a bit
@@ -104,6 +118,11 @@ class Node:
             return self
         return Node(self.op, tuple(operands), self.attrs, self.types, self.where, clone)
 
+    def with_attrs(self, **changes: Any) -> Node:
+        """The same application with other attributes that leave the types as they are."""
+        attrs = {**self.attrs, **changes}
+        return Node(self.op, self.operands, attrs, self.types, self.where, self.clone)
+
     def key(self) -> tuple:
         """Two nodes with equal keys compute equal values."""
         operands = tuple((id(t.node), t.index) for t in self.operands)
@@ -133,15 +152,15 @@ def freeze(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
-def apply(op: Op, *operands: Tensor, clone: int = 0, **attrs: Any) -> Any:
+def apply(op: Op, *operands: Tensor, **attrs: Any) -> Any:
     """Build a node: infer its types, and return its result, or the tuple of its results."""
     where = getattr(_context, "where", None) or user_frame()
     inferred = op.infer(*(t.type for t in operands), **attrs)
     several = not isinstance(inferred, TensorType)
     types = tuple(inferred) if several else (inferred,)  # type: ignore[arg-type]
-    node = Node(op, operands, attrs, types, where, clone)  # type: ignore[arg-type]
-    hook = getattr(_context, "hook", None)
-    results = (hook(node) if hook else None) or node.results
+    # What has no operands costs nothing to have once for all clones.
+    clone = getattr(_context, "clone", 0) if operands else 0
+    results = offered(Node(op, operands, attrs, types, where, clone))
     return tuple(results) if several else results[0]
 
 

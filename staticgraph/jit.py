@@ -1,15 +1,16 @@
-"""From generated Python source to LLVM assembly, through a cut-down Numba pipeline.
+"""From generated Python source to LLVM assembly.
 
-Kernels are straight code over integers and `Vec` values: no arrays, no objects, no exceptions. So
-most of Numba's passes have nothing to do (inlining, rewrites, literal unrolling, parfors, object
-mode), and its double optimisation and wrappers are replaced by one small C entry. Measured on two
-hundred vector operations: 268 ms with `cfunc`, 50 ms here, of which LLVM takes 9.
+`direct` takes what kernels are usually made of. For the rest there is Numba's own pipeline, cut
+down: kernels have no arrays, objects or exceptions, so that most passes (inlining, rewrites,
+literal unrolling, parfors, object mode) would have nothing to do. In both cases one small C entry
+replaces Numba's wrappers, and LLVM optimises once, not twice.
 
 Importing this module imports Numba; only a kernel that is in no cache needs it.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from numba.core.codegen import CodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import AnalysisPass, PassManager, register_pass
 from numba.core.registry import cpu_target
+
+from staticgraph import direct
 
 RAISES = (ir.Raise, ir.StaticRaise, ir.DynamicRaise, ir.TryRaise)
 
@@ -143,15 +146,56 @@ def _flags() -> compiler.Flags:
 
 
 _types = _RememberingTypes(cpu_target.typing_context)
+_meanings = direct.Meanings(
+    cpu_target.typing_context, compiler._make_subtarget(cpu_target.target_context, _flags())
+)
 
 
 @global_compiler_lock
-def lower(function: Callable, arity: int, symbol: str) -> tuple[str, list[bytes]]:
+def lower(
+    tree: ast.Module, namespace: dict[str, Any], entry: str, arity: int, symbol: str
+) -> tuple[str, list[bytes]]:
     """LLVM assembly that defines `symbol`, and the bitcode of other Numba functions it calls.
 
-    `function` takes `arity` 64-bit integers and returns nothing or one; so does `symbol`, by the
-    C calling convention.
+    The function `entry` of the module takes `arity` 64-bit integers and returns nothing or one; so
+    does `symbol`, by the C calling convention.
     """
+    try:
+        library = lower_directly(tree, namespace, entry, arity, symbol)
+    except Exception:  # whatever it was, Numba's own pipeline decides, and words the error
+        library = lower_by_numba(namespace[entry], arity, symbol)
+    linked = [other._get_module_for_linking().as_bitcode() for other in library.libraries]
+    return str(library.module), linked
+
+
+def lower_directly(
+    tree: ast.Module, namespace: dict[str, Any], entry: str, arity: int, symbol: str
+) -> _ModuleOnly:
+    (definition,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry
+    )
+    context = _meanings.context
+    library = _ModuleOnly(context.codegen(), symbol)
+    module = library.module = library.create_ir_module(symbol)
+    returns = any(isinstance(n, ast.Return) and n.value for n in ast.walk(definition))
+    result, arguments = types.int64 if returns else types.none, (types.int64,) * arity
+    kind = context.call_conv.get_function_type(result, arguments)
+    inner = llvmir.Function(module, kind, f"{symbol}_body")
+    builder = llvmir.IRBuilder(inner.append_basic_block("entry"))
+
+    def leave(value: llvmir.Value | None) -> None:
+        if returns and value is None:
+            raise direct.Unsupported("a function that returns a number or nothing")
+        context.call_conv.return_value(builder, value or context.get_dummy_value())
+
+    with context.push_code_library(library):
+        words = context.call_conv.get_arguments(inner)
+        direct.Function(definition, namespace, words, builder, _meanings, leave)
+    _add_entry(module, inner, symbol, returns=returns)
+    return library
+
+
+def lower_by_numba(function: Callable, arity: int, symbol: str) -> _ModuleOnly:
     target = cpu_target.target_context
     library = _ModuleOnly(target.codegen(), symbol)
     pipeline = _Pipeline(
@@ -159,18 +203,19 @@ def lower(function: Callable, arity: int, symbol: str) -> tuple[str, list[bytes]
     )
     pipeline.state.typingctx = _types
     pipeline.state.targetctx.typing_context = _types
-    lowered = pipeline.compile_extra(function)
-    returned = types.unliteral(lowered.fndesc.restype)
+    lowered = pipeline.compile_extra(function).fndesc
+    returned = types.unliteral(lowered.restype)
     if returned not in (types.none, types.int64):
         raise UnsupportedSource(f"a kernel returns nothing or an int64, not {returned}")
-    _add_entry(library.module, lowered.fndesc, symbol, returns=returned == types.int64)
-    text = str(library.module)
-    return text, [lib._get_module_for_linking().as_bitcode() for lib in library.libraries]
+    inner = library.module.globals[lowered.llvm_func_name]
+    _add_entry(library.module, inner, symbol, returns=returned == types.int64)
+    return library
 
 
-def _add_entry(module: llvmir.Module, description: Any, symbol: str, *, returns: bool) -> None:
+def _add_entry(
+    module: llvmir.Module, inner: llvmir.Function, symbol: str, *, returns: bool
+) -> None:
     """A C function around Numba's own convention of (result, exception, arguments...) -> status."""
-    inner = module.globals[description.llvm_func_name]
     inner.linkage = "internal"
     inner.attributes.add("alwaysinline")
     for name, value in module.globals.items():
@@ -179,8 +224,9 @@ def _add_entry(module: llvmir.Module, description: Any, symbol: str, *, returns:
             value.initializer = llvmir.Constant(value.value_type, None)
     word = llvmir.IntType(64)
     result_type = word if returns else llvmir.VoidType()
-    kind = llvmir.FunctionType(result_type, [word] * len(description.argtypes))
-    entry = llvmir.Function(module, kind, symbol)
+    entry = llvmir.Function(
+        module, llvmir.FunctionType(result_type, [word] * (len(inner.args) - 2)), symbol
+    )
     entry.attributes.add("nounwind")
     builder = llvmir.IRBuilder(entry.append_basic_block("entry"))
     result, exception = (

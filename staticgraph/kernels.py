@@ -7,6 +7,7 @@ compile once per process; with the disk cache the next process starts without im
 
 from __future__ import annotations
 
+import ast
 import atexit
 import contextlib
 import functools
@@ -114,7 +115,12 @@ def _environment() -> bytes:
     """Digest of everything besides the source that shapes machine code."""
     digest = hashlib.sha256(repr((sys.version_info[:2], *native.host())).encode())
     here = Path(__file__).parent
-    for file in (here / "jit.py", here / "native.py", *sorted(here.glob("codegen/*.py"))):
+    for file in (
+        here / "direct.py",
+        here / "jit.py",
+        here / "native.py",
+        *sorted(here.glob("codegen/*.py")),
+    ):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     for package in ("numba", "llvmlite"):
         # Read, not imported: importing Numba is what a warm start must avoid.
@@ -216,8 +222,9 @@ def _compile(key: str, source: KernelSource) -> Entry:
     path = _source_file(source.name, key, source.text)
     try:
         namespace = {"__name__": f"staticgraph.kernel.{source.name}", "__file__": str(path)}
-        exec(compile(source.text, path, "exec"), namespace)
-        text, libraries = jit.lower(namespace[source.entry], source.arity, _symbol(key))
+        tree = ast.parse(source.text, path)
+        exec(compile(tree, path, "exec"), namespace)
+        text, libraries = jit.lower(tree, namespace, source.entry, source.arity, _symbol(key))
         module = native.optimise(text, source.name, libraries, keep=_symbol(key))
         for function in module.functions:
             if function.is_declaration and function.name.startswith(FOREIGN):

@@ -144,6 +144,6 @@ def _unfit(value: Any) -> str:
         return next(filter(None, map(_unfit, value)), "")
     if type(value) is dict:
         return next(filter(None, map(_unfit, [*value, *value.values()])), "")
-    if callable(value):  # a user's gradient rule: prints as <name> and does not parse
-        return ""
+    if callable(value) and not isinstance(value, type):
+        return ""  # a user's gradient rule: prints as <name> and does not parse
     return f"a {type(value).__name__}"

@@ -151,6 +151,15 @@ TABLE = [
     (lambda: ops.pad(X, -1), ShapeError, "pad: widths must be >= 0, got -1"),
     (lambda: ops.pad(X, 1, mode="mirror"), GraphTypeError,
      "pad: mode is constant, reflect, symmetric, edge or wrap, got 'mirror'"),
+    # indices
+    (lambda: X[2], ShapeError, "index: index 2 is outside -2..1, axis 0 of f32[2, 3]"),
+    (lambda: X[:, [0, 5]], ShapeError, "index: index 5 is outside -3..2, axis 1 of f32[2, 3]"),
+    (lambda: X[0, 0, 0], ShapeError, "index: 3 indices for the 2 axes of f32[2, 3]"),
+    (lambda: X[1.5], GraphTypeError, "index: indices are integers, got an array of float64"),
+    (lambda: X[..., ...], ShapeError, "index: only one ... may stand in an index"),
+    (lambda: X[X > 0], GraphTypeError,
+     "index: a bool tensor (b1[2, 3]) selects a number of elements that is not known while the"
+     " graph is built; use sg.ops.where(mask, x, 0), or a NumPy bool array"),
     # joining
     (lambda: ops.concat([X, leaf(2, 4)]), ShapeError,
      "concat: f32[2, 3] and f32[2, 4] must have equal sizes on all axes but axis 0"),

@@ -27,15 +27,15 @@ ORDER = """
 
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
     codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
-    codegen.lanewise codegen.vector
-    codegen.microkernel codegen.contract_parts codegen.contract_matmul codegen.contract_any
-    codegen.contract_dot codegen.contract_conv codegen.contract
+    codegen.vecmath_complex codegen.lanewise codegen.vector
+    codegen.microkernel codegen.contract_tidy codegen.contract_parts codegen.contract_matmul
+    codegen.contract_any codegen.contract_dot codegen.contract_conv codegen.contract
     codegen.cpu codegen.cuda codegen.epilogue codegen.select
 
     offsets schedule memory plan
 
     codegen.lowlevel codegen.launchwords codegen.launchloop
-    threads native kernelcache jit kernels launch runtime
+    threads native kernelcache direct jit kernels launch runtime
 
     compile frontend random optim check_grad
     profile explain cli __init__ __main__

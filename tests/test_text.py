@@ -545,7 +545,8 @@ def operands_of(op):
         return PRIMS[op.name].arity, {}
     parameters = inspect.signature(op.function).parameters.values()
     named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    attrs = {p.name: "float64" if p.name == "dtype" else p.default for p in named}
+    needed = {"dtype": "float64", "size": 3}
+    attrs = {p.name: p.default if p.default is not p.empty else needed[p.name] for p in named}
     return len(parameters) - len(named), attrs
 
 

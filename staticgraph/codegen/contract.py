@@ -14,8 +14,9 @@ from staticgraph.codegen.contract_conv import (
 from staticgraph.codegen.contract_dot import dot_matmul
 from staticgraph.codegen.contract_matmul import Product, float_matmul, normalise
 from staticgraph.codegen.contract_parts import Epilogue, KernelStep, Steps, Store
+from staticgraph.codegen.contract_wgrad import weight_grad_steps
 
-__all__ = ["Epilogue", "KernelStep", "Steps", "Store", "conv", "conv_transpose", "matmul"]
+__all__ = ["Epilogue", "KernelStep", "Steps", "Store", "conv", "conv_transpose", "conv_weight_grad", "matmul"]
 
 
 def matmul(code, batch, m, n, k, a_strides, b_strides, epilogue=None):
@@ -39,14 +40,20 @@ def conv(code, x_shape, w_shape, *, stride, padding, dilation, groups, epilogue=
 
     `a` is x (N, C, ...), `b` is w (M, C / groups, ...); padding is a (low, high) pair per axis.
     """
+    p = forward_patches(code, x_shape, w_shape, stride, padding, dilation, groups)
+    return patches_steps("conv", p, epilogue)
+
+
+def forward_patches(code, x_shape, w_shape, stride, padding, dilation, groups):
+    """The patches product that is the convolution."""
     axes = []
     for size, k, s, (low, high), d in zip(
         x_shape[2:], w_shape[2:], stride, padding, dilation, strict=True
     ):
-        out = (size + low + high - d * (k - 1) - 1) // s + 1
+        out = max(0, (size + low + high - d * (k - 1) - 1) // s + 1)
         axes.append(forward_axis(size, out, k, s, low, d))
-    p = Patches(code, x_shape[0], groups, w_shape[0] // groups, w_shape[1], tuple(axes), False)
-    return patches_steps("conv", p, epilogue)
+    rows = w_shape[0] // groups
+    return Patches(code, x_shape[0], groups, rows, w_shape[1], tuple(axes), False)
 
 
 def conv_transpose(
@@ -62,6 +69,16 @@ def conv_transpose(
     )
     p = Patches(code, dy_shape[0], groups, w_shape[1], w_shape[0] // groups, axes, True)
     return patches_steps("conv_transpose", p, epilogue)
+
+
+def conv_weight_grad(
+    code, x_shape, dy_shape, *, kernel, stride, padding, dilation, groups, epilogue=None
+):
+    """Steps of the weight gradient of `conv`: dw[m, c, kappa] = sum over n and o of
+    dy[n, m, o] x[n, c, o * stride - low + kappa * dilation]; `a` is x, `b` is dy."""
+    w_shape = (dy_shape[1], x_shape[1] // groups, *kernel)
+    p = forward_patches(code, x_shape, w_shape, stride, padding, dilation, groups)
+    return weight_grad_steps(p, epilogue)
 
 
 def patches_steps(name, p, epilogue):

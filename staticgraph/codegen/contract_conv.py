@@ -17,6 +17,7 @@ from staticgraph.codegen.contract_parts import (
     KernelStep,
     Source,
     Store,
+    finish_columns,
     hand_over,
     load_pointers,
     starts,
@@ -388,15 +389,8 @@ def finish_whole(s, y, epilogue):
                 f"row = group * {p.rows} + r",
                 f"line = sums + ((r - row0) * {y.columns} + shift) * {size}",
                 f"flat = (batch * {p.groups * p.rows} + row) * {plane}",
-                f"whole = col0 + (col1 - col0) // {LANES} * {LANES}",
             )
-            with s.open(f"for col in range(col0, whole, {LANES})"):
-                s("index = flat + col", f"acc = vld_{code}(line, col)")
-                hand_over(s, epilogue, None)
-            with s.open("if whole < col1"):
-                s("col = whole", "index = flat + col", "edge = lanes(col1 - col)",
-                  f"acc = vldm_{code}(line, col, edge)")  # fmt: skip
-                hand_over(s, epilogue, "edge")
+            finish_columns(s, code, epilogue, tail=True)
 
 
 def finish_phases(s, y, epilogue):

@@ -2,7 +2,7 @@
 
 from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
 from staticgraph.codegen.contract_parts import (
-    ITEM, LANES, PARALLEL_FLOPS, KernelStep, Source, Steps, Store, combine_kernel, finish_rows,
+    ITEM, LANES, PARALLEL_FLOPS, KernelStep, Source, Steps, Store, combine_kernel, finish_columns,
     load_pointers, machine, up,
 )  # fmt: skip
 from staticgraph.codegen.microkernel import Dots
@@ -40,8 +40,6 @@ def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
     groups = -(-p.n // dots.cols)
     pitch = up(-(-groups // col_tiles) * dots.cols, LANES) + LANES
     copied = up(depth, LANES) * size if p.a_k != 1 else 0
-    if p.n % LANES:
-        s(f"edge = lanes({p.n % LANES})")
     with s.open("for t in range(lo, hi)"):
         s(
             f"tn = t % {col_tiles}",
@@ -68,8 +66,8 @@ def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
                     f"{function}(ai, pb + (c * {p.b_col} + k0) * {size}, "
                     f"sums + (c - col0) * {size}, kc, k0 - part * {chunk})",
                 )
-        s(f"first_row = part * {p.count} + batch", "row0 = 0", "row1 = 1")
-        finish_rows(s, code, pitch, p.n, epilogue)
+        s("row = 0", f"line = sums - col0 * {size}", f"flat = (part * {p.count} + batch) * {p.n}")
+        finish_columns(s, code, epilogue, tail=p.n % LANES)
     about = f"{code} dot products {p.batch} x 1 x {p.n} x {p.k}"
     return KernelStep("dot", s.text("dot", about, epilogue.imports), p.count * splits * col_tiles, buffers,
                       copied + pitch * size, p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip

@@ -10,7 +10,7 @@ from math import prod
 
 from staticgraph.codegen.contract_parts import (
     ITEM, LANES, PARALLEL_FLOPS, KernelStep, Shape, Source, Steps, Store, combine_kernel,
-    finish_rows, load_pointers, starts, tile_shape, up,
+    finish_columns, load_pointers, starts, tile_shape, up,
 )  # fmt: skip
 from staticgraph.codegen.microkernel import Tile
 
@@ -342,8 +342,6 @@ def tiled_kernel(t, epilogue):
     operands = dict(zip(p.operands, ("a_all", "b_all"), strict=True))
     buffers = load_pointers(s, epilogue, operands)
     tiles = t.row_tiles * t.col_tiles
-    if p.n % LANES and not t.direct:
-        s(f"edge = lanes({p.n % LANES})")
     with s.open("for t in range(lo, hi)"):
         s(
             f"tm = t % {t.row_tiles}",
@@ -377,8 +375,13 @@ def tiled_kernel(t, epilogue):
                 pack_rows(s, t)
             run_tiles(s, t)
         if not t.direct:
-            s(f"col0 = q0 * {t.shape.panel}", f"col1 = q1 * {t.shape.panel}")
-            finish_rows(s, p.code, t.tile_cols, p.n, epilogue)
+            s(f"col0 = q0 * {t.shape.panel}", f"col1 = min(q1 * {t.shape.panel}, {p.n})")
+            with s.open("for row in range(row0, row1)"):
+                s(
+                    f"line = sums + ((row - row0) * {t.tile_cols} - col0) * {size}",
+                    f"flat = (first_row + row) * {p.n}",
+                )
+                finish_columns(s, p.code, epilogue, tail=p.n % LANES)
     about = f"{p.code} product {p.batch} x {p.m} x {p.n} x {p.k}"
     return KernelStep("matmul", s.text("matmul", about, epilogue.imports), t.ntiles, buffers,
                       sum(t.scratch), p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip

@@ -10,6 +10,7 @@ import llvmlite.binding as llvm
 
 from staticgraph.codegen import microkernel, vector
 from staticgraph.codegen.contract_tidy import tidy
+from staticgraph.codegen.microkernel import Tile
 
 LANES = 16
 ITEM = {
@@ -233,22 +234,46 @@ def hand_over(s, epilogue, mask):
     s.raw(epilogue.emit(s.indent, "index", "batch", "row", "col", "acc", mask))
 
 
-def finish_rows(s, code, pitch, n, epilogue):
-    """Hand finished sums in scratch to the epilogue, row by row.
+def finish_columns(s, code, epilogue, tail):
+    """Hand columns col0 .. col1 of one row to the epilogue: `line` is the address that column 0 of
+    the sums would have, `flat` the flat index of the row. Without `tail` the count is a multiple
+    of the lanes."""
+    s(f"whole = col0 + (col1 - col0) // {LANES} * {LANES}" if tail else "whole = col1")
+    with s.open(f"for col in range(col0, whole, {LANES})"):
+        s("index = flat + col", f"acc = vld_{code}(line, col)")
+        hand_over(s, epilogue, None)
+    if tail:
+        with s.open("if whole < col1"):
+            s(
+                "col = whole",
+                "index = flat + col",
+                "edge = lanes(col1 - col)",
+                f"acc = vldm_{code}(line, col, edge)",
+            )
+            hand_over(s, epilogue, "edge")
 
-    The surrounding source holds `sums` (address of row row0, column col0; rows `pitch` apart), row0
-    .. row1, col0 .. col1 and `batch`; n columns make a row of the output, and `first_row` counts the rows of earlier matrices.
-    """
-    edge = n % LANES
-    with s.open("for row in range(row0, row1)"):
-        s(f"line = sums + (row - row0) * {pitch * ITEM[code]}", f"flat = (first_row + row) * {n}")
-        with s.open(f"for col in range(col0, min(col1, {n - edge}), {LANES})"):
-            s("index = flat + col", f"acc = vld_{code}(line, col - col0)")
-            hand_over(s, epilogue, None)
-        if edge:
-            with s.open(f"if col1 >= {n}"):
-                s(f"col = {n - edge}", "index = flat + col", f"acc = vld_{code}(line, col - col0)")
-                hand_over(s, epilogue, "edge")
+
+def row_tiles_of(s, code, shape, m, cols, *, a_strides, b_k, pitch, a, b, c, depth, flag, **options):
+    """Register tiles for all m rows of one column panel, by one call; `a`, `b`, `c` are source of
+    addresses, `flag` of whether to add to C (None: never)."""
+    panels = -(-m // shape.rows)
+    rows, extra = divmod(m, panels)
+    vectors = -(-cols // shape.lanes)
+    tiles = [
+        Tile(code, count, vectors, shape.lanes, *a_strides, b_k, pitch, vectors * shape.lanes,
+             add=flag is not None, fused=shape.fused, **options)
+        for count in (rows + 1, rows)
+    ]  # fmt: skip
+    size, (a_row, _) = ITEM[code], a_strides
+    start = extra * (rows + 1)
+    for tile, count, first in ((tiles[0], extra, 0), (tiles[1], panels - extra, start)):
+        if count:
+            with s.open(f"for i in range({count})"):
+                s(
+                    f"row = {first} + i * {tile.rows}",
+                    f"{s.tile(tile)}({a} + row * {a_row * size}, {b}, "
+                    f"{c} + row * {pitch * size}, {depth}{f', {flag}' if flag else ''})",
+                )
 
 
 def combine_kernel(code, count, m, n, parts, epilogue):

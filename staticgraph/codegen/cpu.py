@@ -162,12 +162,16 @@ class _Generator:
         top = _Scope(set())
         row = _Scope(set(self.row_axes) | ({-1} if v in inner or not inner else set()))
         self.scopes = [top, row]
-        self.sinks: list[tuple[int, Reduction, int]] = []
+        #: result, reduction, and where its partial results go: with one tile they are the result
+        self.sinks: list[tuple[int, Reduction, tuple[str, int]]] = []
         for k, r in sorted(region.sinks.items()):
             n = prod(self.sizes[a] for a in r.kept)
             count = self.tiles if r.kind == "all" else self.row_tiles
-            self.workspace.append(count * n * ITEMSIZE[r.body.dtype])
-            self.sinks.append((k, r, len(self.workspace) - 1))
+            if count == 1:
+                self.sinks.append((k, r, ("out", k)))
+            else:
+                self.workspace.append(count * n * ITEMSIZE[r.body.dtype])
+                self.sinks.append((k, r, ("work", len(self.workspace) - 1)))
         blocked = v not in inner and bool(inner)
         if blocked:
             self.scopes.append(_Scope(row.axes | {v, -1}))
@@ -333,7 +337,7 @@ class _Generator:
             # One vector per row, added to the tile's after the row, in every pipeline.
             body.lines.append(f"a{n} = {self.combine(r).format(f'a{n}', self.masked(value, r))}")
             return
-        w = self.pointer("work", next(w for _, x, w in self.sinks if x is r))
+        w = self.pointer(*next(w for _, x, w in self.sinks if x is r))
         place = self.partial_place(r)
         old = f"vld_{code}({w}, {place})" if not self.mask else f"vldm_{code}({w}, {place}, m)"
         total = self.combine(r).format(old, value)
@@ -541,13 +545,13 @@ class _Generator:
         for _, r, w in self.sinks:
             if r.kind == "all":
                 n, code = r.leaf.value, SHORT[r.body.dtype]
-                tile.append(f"st_{code}({self.pointer('work', w)}, t, lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n})))")
+                tile.append(f"st_{code}({self.pointer(*w)}, t, lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n})))")
         body = [f"{self.pointer(kind, k)} = ptr(bufs, {n})" for n, (kind, k) in enumerate(self.buffers)]
         body += [*top.lines, "for t in range(lo, hi):", *indent(tile)]
         text = HEADER + "def k(lo, hi, bufs, scratch):\n" + "\n".join(indent(body)) + "\n"
         elements = prod(self.sizes)
         steps = [KernelSpec(self.name, text, self.tiles, tuple(self.buffers), self.scratch_bytes, elements, self.inplace())]
-        steps += [self.combine_kernel(k, r, w) for k, r, w in self.sinks]
+        steps += [self.combine_kernel(k, r, w) for k, r, w in self.sinks if w[0] == "work"]
         return Kernels(steps, self.workspace)
 
     def tile_prologue(self) -> list[str]:
@@ -562,10 +566,10 @@ class _Generator:
         lines.append(f"tr = {row_tile}")
         return lines
 
-    def clear(self, r: Reduction, w: int) -> list[str]:
+    def clear(self, r: Reduction, w: tuple[str, int]) -> list[str]:
         n, code = r.leaf.value, SHORT[r.body.dtype]
         size = prod(self.sizes[k] for k in r.kept)
-        pointer = self.pointer("work", w)
+        pointer = self.pointer(*w)
         start = self.constant(identity(r.combine, r.body.dtype), r.body.dtype)
         lines = [f"z{n} = tr * {size}"]
         bounds = "vlo, vhi" if self.split else f"0, {size}"
@@ -595,7 +599,7 @@ class _Generator:
             *indent([*head, *lines]),
         ]
 
-    def combine_kernel(self, k: int, r: Reduction, w: int) -> KernelSpec:
+    def combine_kernel(self, k: int, r: Reduction, w: tuple[str, int]) -> KernelSpec:
         """Join the partial results of the tiles, in the order of the tiles."""
         code = SHORT[r.body.dtype]
         size = prod(self.sizes[a] for a in r.kept)
@@ -625,7 +629,7 @@ class _Generator:
                 f"            vstm_{code}(y0, c, a, m)",
             ]
         text = "\n".join(head + body) + "\n"
-        return KernelSpec(f"{self.name}_join", text, tiles, (("work", w), ("out", k)), 0, elements)
+        return KernelSpec(f"{self.name}_join", text, tiles, (w, ("out", k)), 0, elements)
 
     def inplace(self) -> frozenset[tuple[int, int]]:
         """(result, input) pairs that may share memory: every read of the input is at the position

@@ -7,20 +7,23 @@ gives 0 and nothing traps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from llvmlite import ir
 
-from staticgraph.codegen import simd, vecmath
+from staticgraph.codegen import simd, vecmath, vecmath_complex
 from staticgraph.codegen.divide import floor_divide, remainder
 from staticgraph.codegen.simd import LANE, LANES, V
-from staticgraph.codegen.veccomplex import COMPLEX_FUNCTIONS, FLOAT_OF, C, select_complex
+from staticgraph.codegen.veccomplex import COMPLEX_OF, FLOAT_OF, C, select_complex
 
 Value = V | C
 
 
 class Row(NamedTuple):
+    """`result`: the operands' code (same), b1, the float of a complex (part) or back (pair)."""
+
     arity: int
     kinds: str
     apply: Callable[..., Value]
@@ -63,43 +66,22 @@ def cast(x: Value, code: str) -> Value:
     return simd.cast(x, code)
 
 
-def tree(x: V, combine: Callable[[V, V], V]) -> V:
+def tree(x: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """Combine the lanes by halves (8, 4, 2, 1): one fixed order, whatever the target machine is."""
-    b, vector, code = x.b, x.v, x.code
-    index = ir.IntType(32)
     width = LANES
     while width > 1:
         width //= 2
-        halves = (
-            V(b, b.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(index, width), order)), code)
-            for order in (list(range(width)), list(range(width, 2 * width)))
-        )
-        vector = combine(*halves).v
-    return splat(b, b.extract_element(vector, ir.Constant(index, 0)), code)
+        x = combine(_part(x, range(width)), _part(x, range(width, 2 * width)))
+    return _part(x, [0] * LANES)
 
 
-def _sum(x: Value) -> Value:
+def _part(x: Value, order: Iterable[int]) -> Value:
+    """The lanes of these numbers; not always sixteen, so constants cannot meet the result."""
     if isinstance(x, C):
-        return C(_sum(x.re), _sum(x.im))
-    return tree(x, lambda a, b: a + b)
-
-
-def _product(x: Value) -> Value:
-    if not isinstance(x, C):
-        return tree(x, lambda a, b: a * b)
-    b, pair, index = x.re.b, x, ir.IntType(32)
-    width = LANES
-    while width > 1:
-        width //= 2
-        parts = []
-        for order in (list(range(width)), list(range(width, 2 * width))):
-            mask = ir.Constant(ir.VectorType(index, width), order)
-            parts.append(
-                C(*(v.like(b.shuffle_vector(v.v, v.v, mask)) for v in (pair.re, pair.im)))
-            )
-        pair = parts[0] * parts[1]
-    first = ir.Constant(index, 0)
-    return C(*(splat(b, b.extract_element(v.v, first), v.code) for v in (pair.re, pair.im)))
+        return C(_part(x.re, order), _part(x.im, order))
+    lanes = list(order)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return x.like(x.b.shuffle_vector(x.v, x.v, mask))
 
 
 def _shift_left(a: V, count: V) -> V:
@@ -144,10 +126,6 @@ def _select(mask: V, yes: Value, no: Value) -> Value:
     return select_complex(mask, yes, no) if isinstance(yes, C) else simd.select(mask, yes, no)
 
 
-def _truth(x: Value) -> V:
-    return cast(x, "b1")
-
-
 FUNCTIONS: dict[str, Row] = {
     "select": Row(3, "biufc", _select),
     "maximum": Row(2, "biuf", simd.maximum),
@@ -162,74 +140,86 @@ FUNCTIONS: dict[str, Row] = {
     "isinf": Row(1, "biufc", _is_inf, "b1"),
     "isfinite": Row(1, "biufc", _is_finite, "b1"),
     "sign": Row(1, "iuf", _sign),
+    "complex_": Row(2, "f", C, "pair"),
+    "square": Row(1, "iu", lambda x: x * x),
     "copysign": Row(2, "f", V.copysign),
     "signbit": Row(1, "iuf", V.sign_bit, "b1"),
-    "hsum": Row(1, "iufc", _sum),
-    "hprod": Row(1, "iufc", _product),
+    "hsum": Row(1, "iufc", lambda x: tree(x, operator.add)),
+    "hprod": Row(1, "iufc", lambda x: tree(x, operator.mul)),
     "hmax": Row(1, "biuf", lambda x: tree(x, simd.maximum)),
     "hmin": Row(1, "biuf", lambda x: tree(x, simd.minimum)),
-    "hany": Row(1, "biufc", lambda x: tree(_truth(x), V.__or__), "b1"),
-    "hall": Row(1, "biufc", lambda x: tree(_truth(x), V.__and__), "b1"),
+    "hany": Row(1, "biufc", lambda x: tree(cast(x, "b1"), operator.or_), "b1"),
+    "hall": Row(1, "biufc", lambda x: tree(cast(x, "b1"), operator.and_), "b1"),
 }
 OPERATORS: dict[str, Row] = {
-    "add": Row(2, "biufc", lambda a, b: a + b),
-    "sub": Row(2, "iufc", lambda a, b: a - b),
-    "mul": Row(2, "biufc", lambda a, b: a * b),
-    "div": Row(2, "fc", lambda a, b: a / b),
+    "add": Row(2, "biufc", operator.add),
+    "sub": Row(2, "iufc", operator.sub),
+    "mul": Row(2, "biufc", operator.mul),
+    "div": Row(2, "fc", operator.truediv),
     "floordiv": Row(2, "iuf", floor_divide),
     "mod": Row(2, "iuf", remainder),
-    "and": Row(2, "biu", V.__and__),
-    "or": Row(2, "biu", V.__or__),
-    "xor": Row(2, "biu", V.__xor__),
+    "and": Row(2, "biu", operator.and_),
+    "or": Row(2, "biu", operator.or_),
+    "xor": Row(2, "biu", operator.xor),
     "lshift": Row(2, "iu", _shift_left),
     "rshift": Row(2, "iu", _shift_right),
-    "neg": Row(1, "iufc", lambda a: -a),
-    "invert": Row(1, "biu", V.__invert__),
-    "lt": Row(2, "biuf", V.__lt__, "b1"),
-    "le": Row(2, "biuf", V.__le__, "b1"),
-    "gt": Row(2, "biuf", V.__gt__, "b1"),
-    "ge": Row(2, "biuf", V.__ge__, "b1"),
+    "neg": Row(1, "iufc", operator.neg),
+    "invert": Row(1, "biu", operator.invert),
+    "lt": Row(2, "biuf", operator.lt, "b1"),
+    "le": Row(2, "biuf", operator.le, "b1"),
+    "gt": Row(2, "biuf", operator.gt, "b1"),
+    "ge": Row(2, "biuf", operator.ge, "b1"),
     "eq": Row(2, "biufc", lambda a, b: a.eq(b), "b1"),
     "ne": Row(2, "biufc", lambda a, b: a.ne(b), "b1"),
 }
 
 
+# -- one table ------------------------------------------------------------------------------------
+_SHORT = ("sqrt", "rsqrt", "square", "reciprocal")
 
-def _private(name: str, body: Callable[..., V]) -> Callable[..., V]:
-    return lambda *args: simd.call_once_emitted(name, body, list(args))
+
+def _math_row(name: str, arity: int, body: Callable[..., V]) -> Row:
+    """Mathematics becomes a function of the module, except what is one or two instructions."""
+    if name in _SHORT:
+        return Row(arity, "f", body)
+    return Row(arity, "f", lambda *args: simd.call_once_emitted(name, body, args))
 
 
-_COMPLEX = {name: Row(1, "c", *entry) for name, entry in COMPLEX_FUNCTIONS.items()}
-_MATH = {
-    name: Row(arity, "f", _private(name, apply))
-    for name, (arity, apply) in vecmath.FUNCTIONS.items()
+_TABLES = (
+    FUNCTIONS,
+    OPERATORS,
+    {name: _math_row(name, arity, body) for name, (arity, body) in vecmath.FUNCTIONS.items()},
+    {
+        name: Row(arity, "c", body, result)
+        for name, (arity, body, result) in vecmath_complex.FUNCTIONS.items()
+    },
+)
+_ROWS = {
+    (name, kind): row for table in _TABLES for name, row in table.items() for kind in row.kinds
 }
-ARITY = {
-    name: row.arity for name, row in {**_COMPLEX, **FUNCTIONS, **OPERATORS, **_MATH}.items()
-}
+ARITY = {name: row.arity for (name, _), row in _ROWS.items()}
+NAMES = tuple(name for name in ARITY if name not in OPERATORS)
 
 
 def _row(name: str, code: str) -> Row | None:
-    """The row that gives `name` for lanes of this code."""
-    kind = "c" if code in FLOAT_OF else LANE[code].kind
-    for table in (FUNCTIONS, OPERATORS, _MATH, _COMPLEX):
-        row = table.get(name)
-        if row is not None and kind in row.kinds:
-            return row
-    return None
+    return _ROWS.get((name, "c" if code in FLOAT_OF else LANE[code].kind))
 
 
 def result_code(name: str, codes: tuple[str, ...]) -> str | None:
     """The code of name(*operands of these codes), or None where there is no such operation."""
+    if name == "select" and codes[0] != "b1":
+        return None
     same = codes[1:] if name == "select" else codes
     row = _row(name, same[0]) if len(set(same)) == 1 else None
-    if row is None or len(codes) != row.arity or (name == "select" and codes[0] != "b1"):
+    if row is None or len(codes) != row.arity:
         return None
-    return {"same": same[0], "b1": "b1", "part": FLOAT_OF.get(same[0])}[row.result]
+    if row.result in ("same", "b1"):
+        return same[0] if row.result == "same" else "b1"
+    return FLOAT_OF[same[0]] if row.result == "part" else COMPLEX_OF[same[0]]
 
 
 def apply(name: str, values: list[Value]) -> Value:
-    """Emit the operation."""
+    """Emit the operation for operands that `result_code` accepts."""
     row = _row(name, values[-1].code)
     assert row is not None, f"{name} has no meaning for {values[-1].code}"
     return row.apply(*values)

@@ -1,13 +1,13 @@
 """Values of sixteen lanes inside an LLVM function, with Python's operators.
 
-The intrinsics of `vector` and the algorithms of `vecmath` are written on `V`, so that they read like
-the formulas they are. A `V` is an LLVM value, the builder that emits after it and a type code; every
-operator emits exactly the instructions named here: no fast-math flag, no contraction, no poison.
+The intrinsics of `vector` and the algorithms of `vecmath` are written on `V`, so that they read
+like the formulas they are. A `V` is an LLVM value, the builder that emits after it and a type code;
+every operator emits exactly the instructions named here: no fast-math flag, no contraction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llvmlite import ir
@@ -346,10 +346,15 @@ def rarely(mask: V, compute: Callable[[], list[V]], usual: list[V]) -> list[V]:
     return merged
 
 
-def call_once_emitted(name: str, body: Callable[..., V], args: list[V]) -> V:
+# A function of more instructions than this is called where it is used more than once.
+_LONG = 45
+
+
+def call_once_emitted(name: str, body: Callable[..., V], args: Sequence[V]) -> V:
     """body(*args) as a private function of the module, written at its first use.
 
-    LLVM inlines it where it is short or used once, and calls it where that would repeat a long one.
+    A single use is inlined, and so is a short function; copies of a long one would cost compile
+    time without making the loop faster.
     """
     b = args[0].b
     symbol = f"staticgraph.{name}.{args[0].code}"
@@ -362,4 +367,6 @@ def call_once_emitted(name: str, body: Callable[..., V], args: list[V]) -> V:
         inner = ir.IRBuilder(fn.append_basic_block("entry"))
         result = body(*(V(inner, v, a.code) for v, a in zip(fn.args, args, strict=True)))
         inner.ret(result.v)
+    elif sum(len(block.instructions) for block in fn.blocks) > _LONG:
+        fn.attributes.add("noinline")
     return args[0].like(b.call(fn, [a.v for a in args]))

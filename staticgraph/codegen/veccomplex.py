@@ -1,4 +1,4 @@
-"""Complex lanes: a pair of float vectors, its arithmetic and its elementary functions."""
+"""Complex lanes: a pair of float vectors and its arithmetic (functions: `vecmath_complex`)."""
 
 from __future__ import annotations
 
@@ -80,22 +80,3 @@ class C:
 
 def select_complex(mask: V, yes: C, no: C) -> C:
     return C(select(mask, yes.re, no.re), select(mask, yes.im, no.im))
-
-
-def _real(z: C) -> V:
-    return z.re
-
-
-def _imag(z: C) -> V:
-    return z.im
-
-
-def _conj(z: C) -> C:
-    return C(z.re, -z.im)
-
-
-COMPLEX_FUNCTIONS = {
-    "real": (_real, "part"),
-    "imag": (_imag, "part"),
-    "conj": (_conj,),
-}

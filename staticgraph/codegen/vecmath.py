@@ -190,7 +190,7 @@ def atanh(x: V) -> V:
 
 
 # -- powers and roots -----------------------------------------------------------------------------
-def pow_(x: V, y: V) -> V:
+def power(x: V, y: V) -> V:
     """C's pow: the logarithm to base two as a pair, times y, and exp2 of the product."""
     a = x.abs()
     log_high, log_low = log2_pair(a)
@@ -226,7 +226,8 @@ def cbrt(x: V) -> V:
     field = bits & ((1 << mantissa) - 1)
     m = (field | (bias << mantissa)).as_float()
     value = (field | ((remainder + bias) << mantissa)).as_float()
-    unit = select(remainder.eq(0), x.const(1.0), select(remainder.eq(1), x.const(0.5 ** (1 / 3)), 0.25 ** (1 / 3)))
+    unit = select(remainder.eq(1), x.const(0.5 ** (1 / 3)), 0.25 ** (1 / 3))
+    unit = select(remainder.eq(0), 1.0, unit)
     r = poly(m, table("CBRT", x)) * unit
     if code == "f64":
         rest = (-(value * r * r)).fma(r, 1.0)
@@ -288,7 +289,8 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., V]]] = {
     "asinh": (1, asinh),
     "acosh": (1, acosh),
     "atanh": (1, atanh),
-    "pow": (2, pow_),
+    "pow": (2, power),
+    "power": (2, power),
     "cbrt": (1, cbrt),
     "hypot": (2, hypot),
     "sqrt": (1, V.sqrt),

@@ -1,0 +1,195 @@
+"""The weight gradient of a convolution, dw[m, (c, kappa)] = sum over (n, o) of dy[n, m, o] times the
+patch value x[n, c, o * stride - low + kappa * dilation].
+
+It is the product of the patch matrix of the convolution itself, with rows (c, kappa), and dy
+transposed. Few outputs and very many products: the positions are split into parts, whose results
+are added in order by a second kernel.
+"""
+
+from math import prod
+
+from staticgraph.codegen.contract_conv import gather_patches, write_table
+from staticgraph.codegen.contract_parts import (
+    ITEM,
+    LANES,
+    PARALLEL_FLOPS,
+    KernelStep,
+    Source,
+    Steps,
+    Store,
+    combine_kernel,
+    finish_columns,
+    load_pointers,
+    row_tiles_of,
+    tile_shape,
+    up,
+)
+
+POSITIONS = 256  # products of one block
+ROWS = 288  # rows (c, kappa) of one tile: whole channels
+TILES = 16
+TILE_FLOPS = 500_000
+
+
+class GradLayout:
+    """Sizes of the tiles; what `contract_conv.gather_patches` reads has the same names there."""
+
+    def __init__(self, p):
+        size, last = ITEM[p.code], p.axes[-1]
+        self.p, self.inner = p, 1
+        self.segments = -(-last.out // POSITIONS)
+        self.width = last.out if self.segments == 1 else up(-(-last.out // self.segments), LANES)
+        self.segments = -(-last.out // self.width)
+        self.lines = max(1, POSITIONS // self.width) if self.segments == 1 else 1
+        self.units = p.images * prod(a.out for a in p.axes[:-1]) * self.segments
+        self.pitch = up(self.lines * self.width, LANES) + LANES
+        self.channels = max(1, min(p.summed, ROWS // p.taps))
+        self.channel_tiles = -(-p.summed // self.channels)
+        self.channels = -(-p.summed // self.channel_tiles)
+        self.rows = self.channels * p.taps
+        tiles = p.groups * self.channel_tiles
+        positions = p.images * p.plane
+        parts = min(TILES // tiles, p.flops // TILE_FLOPS // tiles, positions // 512)
+        blocks = -(-self.units // self.lines)
+        self.blocks_per_part = -(-blocks // max(1, parts))
+        self.parts = -(-blocks // self.blocks_per_part)
+        self.shape = tile_shape(p.code, self.rows, p.rows)
+        self.columns = up(p.rows, self.shape.panel)
+        self.across = up(self.rows, LANES) + LANES  # row length of the transposed result
+        self.b_panel = (self.lines * self.width + self.shape.lanes) * self.shape.panel
+        self.table = 8 * up(self.lines * len(p.axes), 8)
+        self.areas = (
+            self.table,
+            up(self.rows * self.pitch * size, 64),
+            self.columns // self.shape.panel * self.b_panel * size,
+            up(self.rows * self.columns * size, 64),
+            (up(p.rows, LANES) * self.across + LANES) * size,
+        )
+        self.ntiles = tiles * self.parts
+
+
+def pack_gradient(s, y):
+    """Transpose dy of positions first .. end into column panels, image by image."""
+    p, size, shape = y.p, ITEM[y.p.code], y.shape
+    plane, lanes = p.plane, y.shape.lanes
+    with s.open(f"for n in range(first // {plane}, (end - 1) // {plane} + 1)"):
+        s(
+            f"begin = max(n * {plane} - first, 0)",
+            f"stop = min((n + 1) * {plane}, end) - first",
+            f"image = dy + (n * {p.groups * p.rows * plane} + first - n * {plane}) * {size}",
+        )
+        with s.open(f"for m in range(0, {p.rows}, {lanes})"):
+            s(
+                f"panel = packed_b + (m // {shape.panel} * {y.b_panel} + m % {shape.panel}) * {size}",
+            )
+            with s.open(f"for j in range(begin, stop, {lanes})"):
+                s(
+                    f"{s.transpose(p.code, lanes)}(image + (m * {plane} + j) * {size}, "
+                    f"{plane * size}, panel + j * {shape.panel * size}, {shape.panel * size}, "
+                    f"{p.rows} - m, stop - j)"
+                )
+
+
+def run_product(s, y):
+    """sums[(c, kappa), m] (+)= patches times dy over the block's positions."""
+    p, size, shape = y.p, ITEM[y.p.code], y.shape
+    last = -(-p.rows // shape.panel) - 1
+    tail = p.rows - last * shape.panel
+
+    def run(columns):
+        row_tiles_of(s, p.code, shape, y.rows, columns, a_strides=(y.pitch, 1), b_k=shape.panel,
+                     pitch=y.columns, a="packed", b="panel", c="column",
+                     depth="end - first", flag="more")  # fmt: skip
+
+    with s.open(f"for q in range({last + 1})"):
+        s(f"panel = packed_b + q * {y.b_panel * size}", f"column = sums + q * {shape.panel * size}")
+        if tail > shape.lanes * (shape.vectors - 1):
+            run(shape.vectors * shape.lanes)
+        else:
+            with s.open(f"if q < {last}"):
+                run(shape.vectors * shape.lanes)
+            with s.open("else"):
+                run(tail)
+
+
+def transpose_result(s, y):
+    """result[m, (c, kappa)] from sums[(c, kappa), m]."""
+    size, lanes, code = ITEM[y.p.code], y.shape.lanes, y.p.code
+    with s.open(f"for m in range(0, {y.p.rows}, {lanes})"):
+        with s.open(f"for r in range(0, {y.rows}, {lanes})"):
+            s(
+                f"{s.transpose(code, lanes)}(sums + (r * {y.columns} + m) * {size}, "
+                f"{y.columns * size}, result + (m * {y.across} + r) * {size}, "
+                f"{y.across * size}, {y.rows} - r, {y.p.rows} - m)"
+            )
+
+
+def gradient_kernel(p, y, epilogue):
+    """Tiles are (part of the positions, block of channels, group)."""
+    s, size = Source(), ITEM[p.code]
+    buffers = load_pointers(s, epilogue, {"a": "x_all", "b": "dy_all"})
+    for k, area in enumerate(("table", "packed", "packed_b", "sums", "result")):
+        s(f"{area} = scratch + {sum(y.areas[:k])}")
+    last, rank = p.axes[-1], len(p.axes)
+    if last.step > 1:
+        s(f"hops = iota() * splat_i64({last.step})")
+    s(f"zero = splat_{p.code}(0)")
+    for k, axis in enumerate(p.axes):
+        phase = axis.phases[0]
+        s(f"count_{k} = {phase.count}", f"taps_{k} = {phase.taps}", f"shift0_{k} = {phase.shift0}")
+    s.mark()
+    columns = p.summed * p.taps
+    with s.open("for t in range(lo, hi)"):
+        s(
+            f"ct = t % {y.channel_tiles}",
+            f"part = t // {y.channel_tiles} % {y.parts}",
+            f"group = t // {y.channel_tiles * y.parts}",
+            f"c0 = ct * {y.channels}",
+            f"cc = min({p.summed} - c0, {y.channels})",
+            f"taps = {p.taps}",
+            f"x = x_all + group * {p.summed * p.source * size}",
+            f"dy = dy_all + group * {p.rows * p.plane * size}",
+            f"start = part * {y.blocks_per_part * y.lines}",
+        )
+        stop = f"min(start + {y.blocks_per_part * y.lines}, {y.units})"
+        with s.open(f"for unit in range(start, {stop}, {y.lines})"):
+            s(
+                f"line0 = unit // {y.segments}",
+                f"t0 = unit % {y.segments} * {y.width}",
+                f"nlines = min({y.units // y.segments} - line0, {y.lines})",
+                f"span = min({last.out} - t0, {y.width})",
+                f"first = line0 * {last.out} + t0",
+                f"end = first + (nlines - 1) * {last.out} + span",
+                "more = unit - start",
+            )
+            write_table(s, y)
+            gather_patches(s, y)
+            pack_gradient(s, y)
+            run_product(s, y)
+        transpose_result(s, y)
+        s("batch = 0", f"col0 = c0 * {p.taps}", f"col1 = col0 + cc * {p.taps}")
+        with s.open(f"for m in range({p.rows})"):
+            s(
+                f"row = group * {p.rows} + m",
+                f"line = result + (m * {y.across} - col0) * {size}",
+                f"flat = (part * {p.groups * p.rows} + row) * {columns}",
+            )
+            finish_columns(s, p.code, epilogue, tail=True)
+    s.place_marked()
+    about = f"{p.code} weight gradient of the convolution {p}, {rank} axes"
+    name = "conv_weight_grad"
+    return KernelStep(name, s.text(name, about, epilogue.imports), y.ntiles, buffers,
+                      sum(y.areas), p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip
+
+
+def weight_grad_steps(p, epilogue):
+    """Steps of the weight gradient of the (forward) patches product `p`."""
+    view = (1, p.groups * p.rows, p.summed * p.taps)
+    if 0 in view:
+        return Steps((), (), view)
+    y, final = GradLayout(p), epilogue or Store(p.code)
+    if y.parts == 1:
+        return Steps((gradient_kernel(p, y, final),), (), view)
+    first = gradient_kernel(p, y, Store(p.code, ("ws", 0)))
+    last = combine_kernel(p.code, *view, y.parts, final)
+    return Steps((first, last), (y.parts * view[1] * view[2] * ITEM[p.code],), view)
