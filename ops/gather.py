@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from staticgraph import scalar as s
-from staticgraph.errors import GraphTypeError, ShapeError
+from staticgraph.errors import GraphTypeError, NumericError, ShapeError
 from staticgraph.ir import FUNCTIONS, Node, Op, Tensor, apply
 from staticgraph.nest import Nest, broadcast_index
 from staticgraph.op import Elementwise, NestOp, add_op, cast, register
@@ -175,6 +175,29 @@ class CheckIndex(Elementwise):
 
 
 CHECK_INDEX = add_op(CheckIndex())
+
+
+@register
+class Check(Op):
+    """The first operand as it is; the call fails with `message` where the status is not 0."""
+
+    name = "check"
+
+    def infer(self, x: TensorType, status: TensorType, *, message: str) -> TensorType:
+        if status != TensorType("int64", ()):
+            raise GraphTypeError(f"check: the status must be i64[], got {status}")
+        return x
+
+    def reference(self, arrays, types, *, message):
+        if arrays[1]:
+            raise NumericError(message)
+        return [arrays[0]]
+
+    def vjp(self, node, cotangents):
+        return [cotangents[0], None]
+
+    def jvp(self, node, tangents):
+        return [tangents[0]]
 
 
 def index_check(node: Node) -> Tensor | None:

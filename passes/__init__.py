@@ -5,10 +5,11 @@ assert __name__ == "staticgraph.passes", "import staticgraph.passes, not passes:
 from staticgraph.passes.cse import cse
 from staticgraph.passes.fold import fold
 from staticgraph.passes.fuse import fuse
+from staticgraph.passes.guard import guard
 from staticgraph.passes.simplify import simplify
 from staticgraph.passmanager import Pipeline, register_pass
 
-for _made in (fold, simplify, cse, fuse):
+for _made in (guard, fold, simplify, cse, fuse):
     register_pass(_made)
 
 PIPELINES: dict[str, Pipeline] = {
@@ -24,4 +25,4 @@ PIPELINES: dict[str, Pipeline] = {
     ),
 }
 
-__all__ = ["PIPELINES", "cse", "fold", "fuse", "simplify"]
+__all__ = ["PIPELINES", "cse", "fold", "fuse", "guard", "simplify"]

@@ -70,6 +70,11 @@ def building(
         _context.where, _context.hook, _context.clone = old
 
 
+def mark() -> int:
+    """A number below the serials of all nodes made from now on."""
+    return next(_serial)
+
+
 def offered(node: Node) -> Sequence[Tensor]:
     """The results of a new node, or what the active hook offers in their place."""
     hook = getattr(_context, "hook", None)
@@ -152,20 +157,28 @@ def freeze(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
-def apply(op: Op, *operands: Tensor, **attrs: Any) -> Any:
+def apply(op: Op, *operands: Tensor, clone: int | None = None, **attrs: Any) -> Any:
     """Build a node: infer its types, and return its result, or the tuple of its results."""
     where = getattr(_context, "where", None) or user_frame()
     inferred = op.infer(*(t.type for t in operands), **attrs)
     several = not isinstance(inferred, TensorType)
     types = tuple(inferred) if several else (inferred,)  # type: ignore[arg-type]
-    # What has no operands costs nothing to have once for all clones.
-    clone = getattr(_context, "clone", 0) if operands else 0
+    if clone is None:
+        # What has no operands costs nothing to have once for all clones.
+        clone = getattr(_context, "clone", 0) if operands else 0
     results = offered(Node(op, operands, attrs, types, where, clone))
     return tuple(results) if several else results[0]
 
 
 # Public functions of ops/, by name: what the operators and methods of Tensor call.
 FUNCTIONS: dict[str, Callable] = {}
+
+
+_UFUNCS = {
+    "true_divide": "divide", "absolute": "abs", "fabs": "abs", "conjugate": "conj", "arcsin": "asin", "arccos": "acos",
+    "arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "rint": "round",
+    "invert": "bitwise_invert", "float_power": "power", "mod": "remainder",
+}  # fmt: skip
 
 
 def _binary(name: str, swap: bool = False) -> Callable:
@@ -195,8 +208,6 @@ class Tensor:
     """A value of the graph: dtype and static shape are known, the numbers come when it runs."""
 
     __slots__ = ("__weakref__", "index", "node", "type")
-    # NumPy must hand `array + tensor` to us instead of looping over the array.
-    __array_ufunc__ = None
 
     def __init__(self, node: Node, index: int, type: TensorType):
         self.node = node
@@ -315,6 +326,15 @@ class Tensor:
             f"a tensor ({self.type}) has no numbers while the graph is built: compile it with"
             " sg.compile(tensor) and call the result, or use the functions of sg.ops instead of NumPy's"
         )
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *operands: Any, **kwargs: Any) -> Any:
+        """`array + tensor` and `np.exp(tensor)` build graph, as the op of that name does."""
+        name = _UFUNCS.get(ufunc.__name__, ufunc.__name__)
+        if method != "__call__" or kwargs or name not in FUNCTIONS:
+            raise GraphTypeError(
+                f"np.{ufunc.__name__} has no numbers to work on while the graph is built; use the functions of sg.ops"
+            )
+        return FUNCTIONS[name](*operands)
 
     def __float__(self) -> float:
         raise GraphTypeError(f"a tensor ({self.type}) is no Python number; compile it and call the result")
@@ -495,14 +515,18 @@ class Graph:
                 found.setdefault(t, []).append(node)
         return found
 
-    def inline(self, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The outputs with the inputs replaced by other tensors of the same types."""
+    def inline(self, operands: Sequence[Tensor], *, clone: int = 0) -> tuple[Tensor, ...]:
+        """The outputs with the inputs replaced by other tensors of the same types.
+
+        `clone` is the identity of the copied nodes that have none. New nodes pass the active hook.
+        """
         new: dict[Tensor, Tensor] = dict(zip(self.inputs, operands, strict=True))
         for node in self.nodes:
             if node.op is INPUT:
                 continue
-            made = node.with_operands([new.get(t, t) for t in node.operands])
-            new.update(zip(node.results, made.results, strict=True))
+            identity = node.clone or clone if node.operands else node.clone
+            made = node.with_operands([new.get(t, t) for t in node.operands], clone=identity)
+            new.update(zip(node.results, made.results if made is node else offered(made), strict=True))
         return tuple(new.get(t, t) for t in self.outputs)
 
     def __len__(self) -> int:

@@ -110,8 +110,15 @@ def build(graph: Graph) -> Plan:
 
 
 def is_free(node: Node) -> bool:
-    """Nodes that run nothing: leaves, and reshapes (the same memory under another shape)."""
-    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in ("reshape", "stop_gradient")
+    """Nodes that compute nothing: leaves, and results that are the memory of the first operand."""
+    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in ("reshape", "stop_gradient", "check")
+
+
+def may_fail(node: Node) -> bool:
+    """Whether a node, or a node in a branch of it, can end the run."""
+    if node.op.name == "cond":
+        return any(may_fail(n) for k in ("then", "orelse") for n in node.attrs[k].nodes)
+    return node.op.name == "check"
 
 
 class _Planner:
@@ -172,7 +179,7 @@ class _Planner:
         graph = self.graph
         after: list[tuple[Node, Node]] = []
         late: list[tuple[Variable, Tensor]] = []
-        checks = [n for n in graph.nodes if n.op.name == "check"]
+        checks = [n for n in graph.nodes if may_fail(n)]
         readers: dict[Variable, list[Node]] = {}
         for node in graph.nodes:
             for t in node.operands:
@@ -182,7 +189,7 @@ class _Planner:
         shown = {schedule.owner(t, is_free) for t in graph.outputs}
         for v, t in graph.updates:
             node = t.node
-            fits = not is_free(node) and t not in self.targets and node.op.name not in ("cond", "check")
+            fits = not is_free(node) and t not in self.targets and node.op.name != "cond"
             fits = fits and v.node.results[0] not in shown
             if fits and any(n is node for n in readers.get(v, ())):
                 fits = self.replaces(node, t, v)
@@ -195,7 +202,7 @@ class _Planner:
                 late.append((v, t))
         self.reader_edges = after
         for k, t in enumerate(graph.outputs):
-            if not is_free(t.node) and t not in self.targets and t.node.op.name not in ("cond", "check"):
+            if not is_free(t.node) and t not in self.targets and t.node.op.name != "cond":
                 self.targets[t] = Ref("output", k)
         return late
 
@@ -250,12 +257,12 @@ class _Planner:
             last[schedule.owner(t, is_free)] = inf
         targets = self.targets if top else (targets or {})
         for i, node in enumerate(order):
-            if is_free(node):
+            if node.op.name == "check":
+                self.step(Step("check", (self.place(node.operands[1]),), node=node, message=node.attrs["message"]))
+            elif is_free(node):
                 continue
-            if node.op.name == "cond":
+            elif node.op.name == "cond":
                 self.emit_cond(node)
-            elif node.op.name == "check":
-                self.emit_check(node)
             else:
                 self.emit_kernels(node, i, last, targets, top)
 
@@ -341,10 +348,6 @@ class _Planner:
         for t, ref in zip(body.outputs, results, strict=True):
             if self.place(t) != ref:
                 self.step(Step("copy", (self.place(t), ref), nbytes=t.type.nbytes))
-
-    def emit_check(self, node: Node) -> None:
-        self.step(Step("check", (self.place(node.operands[0]),), node=node, message=node.attrs["message"]))
-        self.places[node.results[0]] = self.place(node.operands[0])
 
 
 def _depends(node: Node, on: Node, after: Sequence[tuple[Node, Node]]) -> bool:

@@ -49,3 +49,25 @@ def map(function: Callable[[Any], Any], value: Any) -> Any:
     """The same nesting with `function` applied to each leaf."""
     leaves, form = flatten(value)
     return unflatten(form, [function(v) for v in leaves])
+
+
+def aligned(value: Any, like: Any) -> Any:
+    """The nesting with the keys of its dicts in the order that `like` has them."""
+    if isinstance(value, dict) and isinstance(like, dict) and value.keys() == like.keys():
+        return {k: aligned(value[k], like[k]) for k in like}
+    if type(value) is type(like) and isinstance(value, (list, tuple)) and len(value) == len(like):
+        items = [aligned(v, u) for v, u in zip(value, like, strict=True)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def show(value: Any, leaf: Callable[[Any], str]) -> str:
+    """'(f32[3], {a: f32[]})': a nesting with each leaf as text."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{k}: {show(v, leaf)}' for k, v in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        inner = ", ".join(show(v, leaf) for v in value)
+        if isinstance(value, list):
+            return f"[{inner}]"
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return "None" if value is None else leaf(value)

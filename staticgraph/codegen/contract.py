@@ -11,6 +11,7 @@ from staticgraph.codegen.contract_conv import (
     patches_kernel,
     transposed_axis,
 )
+from staticgraph.codegen.contract_direct import direct_grad_steps, direct_pays, direct_steps
 from staticgraph.codegen.contract_dot import dot_matmul
 from staticgraph.codegen.contract_matmul import Product, float_matmul, normalise
 from staticgraph.codegen.contract_parts import Epilogue, KernelStep, Steps, Store
@@ -78,6 +79,8 @@ def conv_weight_grad(
     dy[n, m, o] x[n, c, o * stride - low + kappa * dilation]; `a` is x, `b` is dy."""
     w_shape = (dy_shape[1], x_shape[1] // groups, *kernel)
     p = forward_patches(code, x_shape, w_shape, stride, padding, dilation, groups)
+    if 0 not in (*w_shape, p.images, p.plane) and direct_pays(p):
+        return direct_grad_steps(p, epilogue)
     return weight_grad_steps(p, epilogue)
 
 
@@ -86,4 +89,6 @@ def patches_steps(name, p, epilogue):
     view = (p.images, p.groups * p.rows, p.plane)
     if 0 in view:
         return Steps((), (), view)
+    if direct_pays(p):
+        return direct_steps(name, p, epilogue)
     return Steps((patches_kernel(name, p, ("a", "b"), epilogue),), (), view)

@@ -83,7 +83,8 @@ def _fmod(x: V, y: V) -> V:
     b.position_at_end(head)
     rest = V(b, b.phi(LANE[f"f{bits}"].vector), x.code)
     rest.v.add_incoming(start.v, entry)
-    b.cbranch((rest.abs() >= divisor).any(), body, done)
+    unfinished = rest.abs() >= divisor
+    b.cbranch(unfinished.any(), body, done)
 
     b.position_at_end(body)
     unit = divisor
@@ -93,7 +94,8 @@ def _fmod(x: V, y: V) -> V:
         too_large = quotient.abs().eq(float("inf"))
         unit = select(too_large, unit * scale, unit)
         quotient = select(too_large, rest / unit, quotient)
-    rest.v.add_incoming((-quotient.trunc()).fma(unit, rest).v, b.block)
+    smaller = select(unfinished, (-quotient.trunc()).fma(unit, rest), rest)
+    rest.v.add_incoming(smaller.v, b.block)
     b.branch(head)
 
     b.position_at_end(done)

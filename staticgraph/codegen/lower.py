@@ -15,7 +15,8 @@ from math import prod
 from staticgraph import scalar as s
 from staticgraph.codegen.affine import affine, build, simplify
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
-from staticgraph.op import NestOp
+from staticgraph.op import Elementwise, NestOp
+from staticgraph.ops.reduce import Reduce
 from staticgraph.scalar import Expr
 from staticgraph.types import TensorType
 
@@ -94,7 +95,15 @@ class Region:
 
 def is_reduction(node: Node) -> bool:
     """Whether a node joins several elements of its operand into one."""
-    return bool(getattr(node.op, "combine", None)) and any(node.operands[0].shape[a] != 1 for a in node.attrs["axes"])
+    return isinstance(node.op, Reduce) and any(node.operands[0].shape[a] != 1 for a in node.attrs["axes"])
+
+
+def is_window(node: Node) -> bool:
+    """Whether a node's nest reduces in a way of its own."""
+    if not isinstance(node.op, NestOp) or isinstance(node.op, (Elementwise, Reduce)):
+        return False
+    nest = node.op.nest([o.type for o in node.operands], node.results[0].type, **node.attrs)
+    return nest.combine is not None and prod(nest.reduced) != 1
 
 
 def domain_of(body: Graph) -> tuple[int, ...]:
@@ -136,10 +145,10 @@ class _Lowering:
     def run(self) -> Region:
         body, shape = self.body, self.shape
         users = body.users()
+        windows = [n for n in body.nodes if is_window(n)]
+        if windows:
+            return self.run_window(windows)
         reductions = [n for n in body.nodes if is_reduction(n)]
-        general = [n for n in body.nodes if isinstance(n.op, NestOp) and n.op.name == "matmul"]
-        if general:
-            raise CannotLower("contraction")
         full = tuple(range(len(shape)))
         interior: set[tuple[int, ...]] = set()
         for node in reductions:
@@ -157,6 +166,36 @@ class _Lowering:
             self._store(t, k)
         return collapse(self.region, None if self.view is None else sides(self.shape, self.view))
 
+    def run_window(self, windows: list[Node]) -> Region:
+        """A nest that reduces in its own way (a large window, a product by its plain meaning).
+
+        The domain is the nest's: the reduced axes stand before the last axis of the result, so
+        that vectors run along the result.
+        """
+        if len(windows) > 1 or any(is_reduction(n) for n in self.body.nodes):
+            raise CannotLower("several reductions of different kinds")
+        (node,) = windows
+        nest = node.op.nest([o.type for o in node.operands], node.results[0].type, **node.attrs)  # type: ignore[attr-defined]
+        rank, more = len(nest.shape), len(nest.reduced)
+        place = [k if k < rank - 1 else k + more for k in range(rank)]
+        place += [max(rank - 1, 0) + k for k in range(more)]
+        sizes = [0] * (rank + more)
+        for k, n in zip(place, nest.axes, strict=True):
+            sizes[k] = n
+        self.shape = self.region.sizes = tuple(sizes)
+        self.region.inner = tuple(place[rank:])
+        result = node.results[0]
+        self.labels[result] = tuple(place[:rank])
+        moved = s.transform(nest.body, lambda e: s.axis(place[e.value]) if e.name == "axis" else None)  # type: ignore[index]
+        body = self._resolve(moved, node, self.shape)
+        leaf = s._intern("row", (), body.dtype, 0)
+        found = Reduction(node, body, "rows", 1, tuple(place[:rank]), nest.combine or "sum", leaf)
+        self.region.reductions.append(found)
+        self.rows[result] = found
+        for t, k in self.outputs.items():
+            self._store(t, k)
+        return collapse(self.region, None if self.view is None else sides(self.shape, self.view))
+
     # -- labels: which domain axis each axis of a value runs along --------------------------------
 
     def label(self, t: Tensor) -> tuple[int | None, ...]:
@@ -170,7 +209,7 @@ class _Lowering:
         node = t.node
         if t.shape == self.shape:
             found = tuple(range(len(self.shape)))
-        elif is_reduction(node):
+        elif isinstance(node.op, Reduce):
             inner = self.label(node.operands[0])
             found = tuple(a for k, a in enumerate(inner) if k not in node.attrs["axes"])
         elif node.op.name == "reshape":

@@ -1,0 +1,151 @@
+"""Python functions as closed graphs: what they read from outside becomes an input.
+
+A function is run on tensors; the nodes made meanwhile are its body. Serial numbers tell them from
+the nodes that were there before, so a closure over outer tensors needs no declaration.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from staticgraph import tree
+from staticgraph.errors import GraphTypeError
+from staticgraph.gradient import pullback, pushforward
+from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Graph, Node, Tensor, building, mark, postorder
+from staticgraph.op import is_scalar
+from staticgraph.types import TensorType, is_differentiable
+
+#: constants of at most this many elements are copied into a body, larger ones become operands
+COPIED = 64
+
+
+def trace(op: str, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+    """(mark, value): the value of the function, and the serial before which nodes are outer ones."""
+    if not callable(function):
+        raise GraphTypeError(f"{op}: needs a function of tensors, got {type(function).__name__}")
+    since = mark()
+    with building(hook=isolated):
+        return since, function(*args, **(kwargs or {}))
+
+
+def isolated(node: Node) -> None:
+    """The hook inside a body: a derivative under way outside must not offer its tensors here."""
+
+
+def leaves_of(op: str, function: Callable, value: Any) -> tuple[list[Any], Any]:
+    """Leaves and form of what a function returned: tensors, arrays and Python numbers."""
+    leaves, form = tree.flatten(value)
+    for v in leaves:
+        if not isinstance(v, Tensor) and not is_scalar(v) and not hasattr(v, "__array__"):
+            raise GraphTypeError(f"{op}: {name_of(function)} must return tensors, returned {type(v).__name__}")
+    return leaves, form
+
+
+def name_of(function: Callable) -> str:
+    """'relu (model.py:12)': how messages call a user's function."""
+    where = defined(function)
+    name = getattr(_plain(function), "__name__", type(function).__name__)
+    return f"{name} ({where})" if where else name
+
+
+def defined(function: Callable) -> str:
+    """'model.py:12': where a function is written, '' where that is unknown."""
+    code = getattr(_plain(function), "__code__", None)
+    return f"{code.co_filename.rpartition('/')[2]}:{code.co_firstlineno}" if code else ""
+
+
+def _plain(function: Any) -> Any:
+    """The Python function under decorators, `partial` and callable objects."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if hasattr(function, "__code__") else type(function).__call__
+
+
+# ---------------------------------------------------------------------------- closing
+
+
+def close(
+    groups: Sequence[Sequence[Tensor]], since: int, own: Sequence[Sequence[Tensor]] = ()
+) -> tuple[list[Tensor], list[Graph]]:
+    """(operands, bodies): for each group of tensors a closed graph that computes them.
+
+    All bodies have one input for each operand, in order, then their `own` inputs. Outer nodes are
+    those made before `since`, graph inputs and variables; constants of few elements are copied.
+    """
+    mine = {t for inputs in own for t in inputs}
+
+    def outer(node: Node) -> bool:
+        if node.op is CONSTANT:
+            return node.serial < since and node.results[0].size > COPIED
+        if node.op in (INPUT, VARIABLE):
+            return node.results[0] not in mine
+        return node.serial < since
+
+    orders = [postorder(group, outer) for group in groups]
+    operands: dict[Tensor, None] = {}
+    for group, order in zip(groups, orders, strict=True):
+        for t in (*(t for n in order if not outer(n) for t in n.operands), *group):
+            if outer(t.node):
+                operands[t] = None
+    names = input_names(list(operands))
+    bodies = []
+    for k, (group, order) in enumerate(zip(groups, orders, strict=True)):
+        new = {t: placeholder(name, t.type, t.node.where) for t, name in zip(operands, names, strict=True)}
+        inputs = (*new.values(), *(own[k] if own else ()))
+        for node in order:
+            if not outer(node):
+                made = node.with_operands([new.get(t, t) for t in node.operands])
+                new.update(zip(node.results, made.results, strict=True))
+        bodies.append(Graph(inputs, [new[t] for t in group]))
+    return list(operands), bodies
+
+
+def placeholder(name: str, type: TensorType, where: tuple[str, int] | None = None) -> Tensor:
+    """An input of a body."""
+    return Node(INPUT, (), {"name": name, "type": type}, (type,), where).results[0]
+
+
+def input_names(operands: Sequence[Tensor]) -> list[str]:
+    """A name for each input of a body: the operand's own where it has one."""
+    names: list[str] = []
+    for k, t in enumerate(operands):
+        name = getattr(t, "name", None) or (t.node.attrs.get("name") if t.node.op is INPUT else None) or f"p{k}"
+        while name in names:
+            name += "_"
+        names.append(name)
+    return names
+
+
+def inputs_read(body: Graph) -> set[Tensor]:
+    """The inputs that the outputs of a body depend on."""
+    return {n.results[0] for n in postorder(body.outputs) if n.op is INPUT}
+
+
+# ---------------------------------------------------------------------------- derivatives of bodies
+
+
+def zeros(type: TensorType) -> Tensor:
+    return FUNCTIONS["zeros"](type.shape, type.dtype)
+
+
+def body_vjp(body: Graph, results: Sequence[int]) -> tuple[list[Tensor], list[Tensor | None]]:
+    """(cotangent inputs, cotangents of the body's inputs) for cotangents of some results.
+
+    The nodes stand beside those of the body, which compute again what the derivative needs.
+    """
+    seeds = [placeholder(f"g{k}", body.outputs[k].type) for k in results]
+    pairs = [(body.outputs[k], g) for k, g in zip(results, seeds, strict=True)]
+    wanted = [t for t in body.inputs if is_differentiable(t.type.dtype)]
+    found = dict(zip(wanted, pullback(pairs, wanted), strict=True))
+    return seeds, [found.get(t) for t in body.inputs]
+
+
+def body_jvp(body: Graph, operands: Sequence[int]) -> tuple[list[Tensor], list[Tensor | None]]:
+    """(tangent inputs, tangents of the body's outputs) for tangents of some operands."""
+    seeds = [placeholder(f"d{k}", body.inputs[k].type) for k in operands]
+    start = {body.inputs[k]: d for k, d in zip(operands, seeds, strict=True)}
+    return seeds, pushforward(body.outputs, start)
