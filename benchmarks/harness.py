@@ -186,7 +186,7 @@ def measure_calls(module, row, options, cache):
     try:
         reference = None
         for name, result in results.items():
-            worker = Worker(module, row, name, options, cache)
+            worker = Worker(module, row, name, options, f"{cache}/{name.replace(' ', '-')}")
             state, answer = worker.ask("build")
             if state == "ok":
                 result.build_seconds, values = answer

@@ -21,7 +21,7 @@ from staticgraph.op import (
     tensor_argument,
 )
 from staticgraph.op import cast as cast_tensor
-from staticgraph.types import DTYPES, TensorType, as_dtype, is_bool, is_integer
+from staticgraph.types import DTYPES, TensorType, as_dtype, is_bool, is_complex, is_integer
 
 # ---------------------------------------------------------------------------- arithmetic
 
@@ -42,8 +42,8 @@ cbrt = primitive("cbrt", "Cube root; gradient g / (3 y^2).")
 maximum = primitive("maximum", "The larger one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.")
 minimum = primitive("minimum", "The smaller one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.")
 _power = primitive("power", "", public_name="_power")
-conj = primitive("conj", "Complex conjugate.")
-real = primitive("real", "Real part.")
+_conj = primitive("conj", "", public_name="_conj")
+_real = primitive("real", "", public_name="_real")
 imag = primitive("imag", "Imaginary part.")
 complex_ = primitive("complex", "x1 + i x2.", public_name="complex_")
 
@@ -125,10 +125,31 @@ def _no_minus_inf(x):
 
 silu = elementwise("silu", lambda x: _no_minus_inf(x) * s.call("sigmoid", x), "x sigmoid(x), also known as swish. Catalogue 3.3.")
 _gelu_exact = elementwise("gelu", lambda x: _no_minus_inf(x) * s.call("ndtr", x), "", public_name="_gelu_exact")
-relu = elementwise("relu", _nanmax0, "max(x, 0); the gradient at 0 is 0. Catalogue 3.3.", floating=False)
+# Slopes are told by the result, which is kept anyway where the next layer reads it.
+relu = elementwise(
+    "relu",
+    _nanmax0,
+    "max(x, 0); the gradient at 0 is 0. Catalogue 3.3.",
+    vjp=lambda g, y, x: (s.where(y <= 0, s.const(0, g.dtype), g),),
+    floating=False,
+)
 relu6 = elementwise("relu6", lambda x: s.where(x <= 0, s.const(0, x.dtype), s.where(x >= 6, s.const(6, x.dtype), x)), "min(max(x, 0), 6); gradient 0 at both kinks. Catalogue 3.3.", floating=False)
 _leaky_relu = elementwise("_leaky_relu", lambda x, *, negative_slope=0.01: s.where(x > 0, x, x * negative_slope), "")
 _elu = elementwise("_elu", lambda x, *, alpha=1.0: s.where(x > 0, x, alpha * s.call("expm1", s.where(x > 0, s.const(0, x.dtype), x))), "")
+
+
+@public
+def conj(x: object) -> Tensor:
+    """Complex conjugate; a real tensor is its own."""
+    t = tensor_argument("conj", x)
+    return _conj(t) if is_complex(t.type.dtype) else t
+
+
+@public
+def real(x: object) -> Tensor:
+    """Real part; a real tensor is its own."""
+    t = tensor_argument("real", x)
+    return _real(t) if is_complex(t.type.dtype) else t
 
 
 @public

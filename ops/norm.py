@@ -59,17 +59,18 @@ def log_softmax(x: object, axis: int | tuple[int, ...] = -1) -> Tensor:
     return subtract(t, log(sum(exp(t), axis, keepdims=True)))
 
 
-def _standardized(x: Tensor, over: Sequence[int], eps: float) -> Tensor:
+def _standardized(op: str, x: Tensor, over: Sequence[int], eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) over some axes."""
     centred = subtract(x, mean(x, tuple(over), keepdims=True))
     variance = mean(square(centred), tuple(over), keepdims=True)
-    return multiply(centred, rsqrt(add(variance, _eps(eps))))
+    return multiply(centred, _inverse_root(op, variance, eps))
 
 
-def _eps(eps: object) -> float:
+def _inverse_root(op: str, variance: Tensor, eps: object) -> Tensor:
+    """1 / sqrt(variance + eps)."""
     if isinstance(eps, bool) or not isinstance(eps, (int, float, np.number)) or not eps >= 0:
-        raise GraphTypeError(f"eps is a number >= 0, got {eps!r}")
-    return float(eps)
+        raise GraphTypeError(f"{op}: eps is a number >= 0, got {eps!r}")
+    return rsqrt(add(variance, float(eps)))
 
 
 def _affine(
@@ -121,7 +122,7 @@ def layer_norm(
     """
     t, w, b = _with_parameters("layer_norm", x, weight, bias)
     over = _normalized_axes("layer_norm", t, axis, normalized_shape)
-    return _affine("layer_norm", _standardized(t, over, eps), w, b, over)
+    return _affine("layer_norm", _standardized("layer_norm", t, over, eps), w, b, over)
 
 
 @public
@@ -137,7 +138,8 @@ def rms_norm(
     t, w, _ = _with_parameters("rms_norm", x, weight, None)
     over = _normalized_axes("rms_norm", t, axis, normalized_shape)
     size = mean(square(t), over, keepdims=True)
-    return _affine("rms_norm", multiply(t, rsqrt(add(size, _eps(eps)))), w, None, over)
+    y = multiply(t, _inverse_root("rms_norm", size, eps))
+    return _affine("rms_norm", y, w, None, over)
 
 
 def _channels(op: str, x: Tensor) -> None:
@@ -158,7 +160,7 @@ def group_norm(
     if num_groups < 1 or channels % num_groups:
         raise ShapeError(f"group_norm: {channels} channels do not divide into {num_groups} groups")
     parts = (t.shape[0], int(num_groups), channels // int(num_groups), *t.shape[2:])
-    y = _standardized(reshape(t, parts), range(2, len(parts)), eps)
+    y = _standardized("group_norm", reshape(t, parts), range(2, len(parts)), eps)
     return _affine("group_norm", reshape(y, t.shape), w, b, (1,))
 
 
@@ -182,7 +184,7 @@ def instance_norm(
         raise ShapeError(f"instance_norm: needs x (N, C, spatial...), got {t.type}")
     over = range(1 if across_channels else 2, t.ndim)
     if normalize_variance:
-        y = _standardized(t, over, eps)
+        y = _standardized("instance_norm", t, over, eps)
     else:
         y = subtract(t, mean(t, tuple(over), keepdims=True))
     return _affine("instance_norm", y, w, b, (1,))
@@ -228,8 +230,9 @@ def batch_norm(
     if not training:
         spread = tuple(n if k == a else 1 for k, n in enumerate(t.shape))
         m, v = (reshape(cast(r, t.type.dtype), spread) for r in running)
-        return _affine(op, multiply(subtract(t, m), rsqrt(add(v, _eps(eps)))), w, b, (a,))
-    y = _affine(op, _standardized(t, over, eps), w, b, (a,))
+        y = multiply(subtract(t, m), _inverse_root(op, v, eps))
+        return _affine(op, y, w, b, (a,))
+    y = _affine(op, _standardized(op, t, over, eps), w, b, (a,))
     if not running:
         return y
     count = prod(t.shape[k] for k in over)

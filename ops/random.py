@@ -54,7 +54,7 @@ def threefry(key: tuple[s.Expr, s.Expr], counter: tuple[s.Expr, s.Expr]) -> tupl
 
 
 def _words(x: s.Expr) -> tuple[s.Expr, s.Expr]:
-    """High and low half of a non-negative int64."""
+    """High and low half of an int64."""
     return s.cast(x >> 32, "uint32"), s.cast(x, "uint32")
 
 
@@ -154,9 +154,13 @@ def split(key: object, num: int = 2) -> tuple[Tensor, ...]:
     return tuple(fold_in(key, k) for k in range(num))
 
 
+def _bits(op: str, key: object, shape: object, dtype: str) -> Tensor:
+    return apply(RandomBits, _key(op, key), shape=as_shape(shape), dtype=dtype)
+
+
 def bits(key: object, shape: object = (), dtype: object = "uint32") -> Tensor:
     """Uniform random integers over all values of uint32 or uint64."""
-    return apply(RandomBits, _key("random.bits", key), shape=as_shape(shape), dtype=as_dtype(dtype))
+    return _bits("random.bits", key, shape, as_dtype(dtype))
 
 
 def _float_dtype(op: str, dtype: object) -> str:
@@ -166,11 +170,16 @@ def _float_dtype(op: str, dtype: object) -> str:
     return name
 
 
-def _mantissa(key: object, shape: object, dtype: str) -> Tensor:
-    """Uniform integers of as many bits as the significand of a float has, as int64."""
-    wide = "uint32" if dtype == "float32" else "uint64"
-    drop = (32 if dtype == "float32" else 64) - _MANTISSA[dtype]
-    return cast(right_shift(bits(key, shape, wide), drop), "int32" if drop == 8 else "int64")
+def _mantissa(op: str, key: object, shape: object, dtype: str) -> Tensor:
+    """Uniform integers of as many bits as the significand of a float has."""
+    if dtype == "float32":
+        return cast(right_shift(_bits(op, key, shape, "uint32"), 8), "int32")
+    return cast(right_shift(_bits(op, key, shape, "uint64"), 11), "int64")
+
+
+def _unit(op: str, key: object, shape: object, dtype: str) -> Tensor:
+    """Uniform floats in [0, 1)."""
+    return multiply(cast(_mantissa(op, key, shape, dtype), dtype), 2.0 ** -_MANTISSA[dtype])
 
 
 # ---------------------------------------------------------------------------- distributions
@@ -185,7 +194,7 @@ def uniform(
 ) -> Tensor:
     """Uniform floats in [low, high); with 0 and 1 they are multiples of 2^-24 (float64: 2^-53)."""
     name = _float_dtype("random.uniform", dtype)
-    unit = multiply(cast(_mantissa(key, shape, name), name), 2.0 ** -_MANTISSA[name])
+    unit = _unit("random.uniform", key, shape, name)
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         if not low < high:
             raise ShapeError(f"random.uniform: low must be below high, got {low!r} and {high!r}")
@@ -211,7 +220,7 @@ def normal(
     """
     name = _float_dtype("random.normal", dtype)
     width = _MANTISSA[name]
-    whole = _mantissa(key, shape, name)
+    whole = _mantissa("random.normal", key, shape, name)
     odd = add(multiply(whole, 2), 1 - (1 << width))  # exact: |odd| < 2^width
     value = multiply(erfinv(multiply(cast(odd, name), 2.0**-width)), sqrt(2.0))
     if not (isinstance(std, (int, float)) and std == 1):
@@ -223,11 +232,15 @@ def normal(
 
 def bernoulli(key: object, p: object = 0.5, shape: object = None) -> Tensor:
     """True with probability p, which may be a tensor that broadcasts to `shape`."""
-    (chance,) = promoted("random.bernoulli", [p], floating=True)
+    return _bernoulli("random.bernoulli", key, p, shape)
+
+
+def _bernoulli(op: str, key: object, p: object, shape: object) -> Tensor:
+    (chance,) = promoted(op, [p], floating=True)
     sizes = chance.shape if shape is None else as_shape(shape)
     if broadcast_shapes(chance.shape, sizes) != sizes:
-        raise ShapeError(f"random.bernoulli: p {chance.type} does not broadcast to {sizes}")
-    return less(uniform(key, sizes, dtype=chance.type.dtype), chance)
+        raise ShapeError(f"{op}: p {chance.type} does not broadcast to {sizes}")
+    return less(_unit(op, key, sizes, chance.type.dtype), chance)
 
 
 def randint(key: object, shape: object, low: int, high: int, dtype: object = "int64") -> Tensor:
@@ -239,7 +252,7 @@ def randint(key: object, shape: object, low: int, high: int, dtype: object = "in
     if not info.min <= low < high <= int(info.max) + 1:
         raise ShapeError(f"random.randint: needs low < high within {name}, got {low} and {high}")
     span = int(high) - int(low)
-    raw = bits(key, shape, "uint64")
+    raw = _bits("random.randint", key, shape, "uint64")
     if span <= 1 << 32:
         # floor(raw * span / 2^64) by halves: no carry is lost and no division is needed.
         lower = right_shift(multiply(bitwise_and(raw, 0xFFFFFFFF), span), 32)
@@ -250,11 +263,11 @@ def randint(key: object, shape: object, low: int, high: int, dtype: object = "in
 
 
 @public
-def dropout(x: object, p: float = 0.5, *, key: object, training: bool = True) -> Tensor:
+def dropout(x: object, p: float = 0.5, *, key: object = None, training: bool = True) -> Tensor:
     """x with elements set to 0 with probability p, the others divided by 1 - p.
 
-    x itself when not training. The mask is computed from the key wherever it is needed, also in
-    gradients. Catalogue 3.11.
+    x itself when not training, which needs no key. The mask is computed from the key wherever it is
+    needed, also in gradients. Catalogue 3.11.
     """
     (t,) = promoted("dropout", [x], floating=True)
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
@@ -264,5 +277,7 @@ def dropout(x: object, p: float = 0.5, *, key: object, training: bool = True) ->
     zero = constant(0, t.type.dtype)
     if p == 1:
         return broadcast_to(zero, t.shape)
-    drop = bernoulli(key, float(p), t.shape)
+    if key is None:
+        raise GraphTypeError("dropout: training needs key=, a key such as sg.random.key(0)")
+    drop = _bernoulli("dropout", key, float(p), t.shape)
     return where(drop, zero, divide(t, 1.0 - p))

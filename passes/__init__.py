@@ -6,10 +6,11 @@ from staticgraph.passes.cse import cse
 from staticgraph.passes.fold import fold
 from staticgraph.passes.fuse import fuse
 from staticgraph.passes.guard import guard
+from staticgraph.passes.inline import inline
 from staticgraph.passes.simplify import simplify
 from staticgraph.passmanager import Pipeline, register_pass
 
-for _made in (guard, fold, simplify, cse, fuse):
+for _made in (inline, guard, fold, simplify, cse, fuse):
     register_pass(_made)
 
 PIPELINES: dict[str, Pipeline] = {
@@ -25,4 +26,4 @@ PIPELINES: dict[str, Pipeline] = {
     ),
 }
 
-__all__ = ["PIPELINES", "cse", "fold", "fuse", "guard", "simplify"]
+__all__ = ["PIPELINES", "cse", "fold", "fuse", "guard", "inline", "simplify"]

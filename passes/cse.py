@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from staticgraph.ir import INPUT, VARIABLE, Graph
-from staticgraph.passmanager import graph_pass
+from staticgraph.passmanager import graph_pass, in_bodies
 
 
 @graph_pass
+@in_bodies
 def cse(graph: Graph) -> Graph:
     """Compute equal nodes once; recompute clones stay apart.
 

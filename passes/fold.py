@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from staticgraph import rewrite
 from staticgraph.ir import Graph, building
-from staticgraph.passmanager import graph_pass
+from staticgraph.passmanager import graph_pass, in_bodies
 from staticgraph.rewrite import rewritten
 
 
 @graph_pass
+@in_bodies
 def fold(graph: Graph) -> Graph:
     """Compute nodes whose operands are all constants.
 

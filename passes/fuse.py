@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from staticgraph.codegen.cpu import DEAR
 from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, is_reduction, lower, mode
 from staticgraph.fusion import CONTRACTIONS, VIEWS, make
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
 from staticgraph.op import Elementwise, NestOp
-from staticgraph.passmanager import graph_pass
+from staticgraph.passmanager import graph_pass, in_bodies
 
 #: nodes in one region: beyond this compile time grows faster than memory traffic shrinks
 MEMBERS = 64
@@ -31,6 +32,7 @@ class Group:
 
 
 @graph_pass
+@in_bodies
 def fuse(graph: Graph) -> Graph:
     """Gather nodes that loop over one domain into `fusion` nodes.
 
@@ -52,6 +54,7 @@ class _Fuser:
         self.group_of: dict[int, Group] = {}
         self.users = graph.users()
         self.roots = set(graph.roots)
+        self.copied: dict[int, list[Node]] = {}  # group -> nodes that other groups compute too
         self.outside: dict[int, int] = {}  # nodes in no group -> groups they depend on
 
     # -- dependencies -----------------------------------------------------------------------------
@@ -86,6 +89,7 @@ class _Fuser:
                 self.place_view(node)
                 continue
             self.place(node)
+        self.postpone()
         return self.rebuild()
 
     def fusible(self, node: Node) -> bool:
@@ -253,6 +257,89 @@ class _Fuser:
             return False
         return o in g.labels and o.shape == like.shape and g.labels[o] == g.labels[like]
 
+    # -- what readers compute for themselves --------------------------------------------------------
+
+    def postpone(self) -> None:
+        """Move work to its readers where that stores less.
+
+        A derivative such as 1 - y^2 depends on the forward value alone and so joined its region,
+        which then has to store both. Where the operands are stored anyway and the work is cheap,
+        each region that reads the result computes it from them.
+        """
+        for node in reversed(self.graph.nodes):
+            g = self.group_of.get(id(node))
+            if g is None or len(node.results) != 1 or node.results[0] in self.roots or node.results[0] in g.labels:
+                continue
+            homes = self.reader_groups(node, g)
+            cone = self.cone(node, g) if homes else None
+            if cone is None or len(cone) == len(g.nodes):
+                continue
+            if len(homes) > 1 and any(n.op.name in DEAR for n in cone):
+                continue
+            self.move(cone, g, homes)
+
+    def reader_groups(self, node: Node, g: Group) -> list[Group] | None:
+        """The groups that read a value and could compute it; None where one could not."""
+        found: dict[int, Group] = {}
+        for reader in self.behind_views(node.results[0]):
+            h = self.group_of.get(id(reader))
+            if h is None or h is g or h.shape != node.results[0].shape or reader.op.name in CONTRACTIONS:
+                return None
+            if len(h.nodes) >= MEMBERS or self.clones(h) != self.clones(g):
+                return None
+            found[h.number] = h
+        return list(found.values()) or None
+
+    def behind_views(self, t: Tensor) -> list[Node]:
+        """Who reads a tensor, looking through views."""
+        found = []
+        for reader in self.users.get(t, []):
+            if reader.op.name in VIEWS and id(reader) not in self.group_of:
+                if reader.results[0] in self.roots:
+                    found.append(reader)
+                found += self.behind_views(reader.results[0])
+            else:
+                found.append(reader)
+        return found
+
+    def clones(self, g: Group) -> set[int]:
+        return {n.clone for n in g.nodes}
+
+    def cone(self, node: Node, g: Group) -> list[Node] | None:
+        """The nodes of the group that only this one needs, None where they need what is not stored."""
+        inside = {id(n) for n in g.nodes}
+        found: dict[int, Node] = {}
+        stack = [node]
+        while stack:
+            n = stack.pop()
+            if id(n) in found:
+                continue
+            if not isinstance(n.op, Elementwise):
+                return None
+            found[id(n)] = n
+            for o in n.operands:
+                m = o.node
+                if id(m) not in inside or id(m) in found:
+                    continue
+                readers = self.users.get(o, [])
+                if all(id(u) in found for u in readers) and o not in self.roots:
+                    stack.append(m)
+                elif o in g.labels or not (o in self.roots or any(id(u) not in inside for u in self.behind_views(o))):
+                    return None
+        return list(found.values())
+
+    def move(self, cone: list[Node], g: Group, homes: list[Group]) -> None:
+        """Take nodes out of their group; each home gets them (duplicated where there are several)."""
+        out = {id(n) for n in cone}
+        g.nodes = [n for n in g.nodes if id(n) not in out]
+        order = {id(n): i for i, n in enumerate(self.graph.nodes)}
+        for h in homes:
+            h.nodes = sorted([*h.nodes, *cone], key=lambda n: order[id(n)])
+            if len(homes) > 1:
+                self.copied.setdefault(h.number, []).extend(cone)
+        for n in cone:
+            self.group_of[id(n)] = homes[0]
+
     # -- cycles and merging -----------------------------------------------------------------------
 
     def acyclic(self, g: Group, node: Node) -> bool:
@@ -365,17 +452,19 @@ class _Fuser:
         return list(found)
 
     def outputs_of(self, piece: list[Node]) -> list[Tensor]:
+        """Results that someone reads who does not compute them as well."""
         inside = {id(n) for n in piece}
-        found = []
-        for n in piece:
-            for r in n.results:
-                readers = self.readers(r)
-                if r in self.roots or any(id(u) not in inside for u in readers):
-                    found.append(r)
-        return found
+        return [
+            r
+            for n in piece
+            for r in n.results
+            if r in self.roots or any(id(u) not in inside and not self.has(u, n) for u in self.behind_views(r))
+        ]
 
-    def readers(self, t: Tensor) -> list[Node]:
-        return self.users.get(t, [])
+    def has(self, reader: Node, node: Node) -> bool:
+        """Whether the group of a reader computes the node itself."""
+        g = self.group_of.get(id(reader))
+        return g is not None and any(n is node for n in self.copied.get(g.number, ()))
 
     def emit(self, piece: list[Node], new: dict[Tensor, Tensor]) -> None:
         outputs = self.outputs_of(piece)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from staticgraph.ir import FUNCTIONS, Graph, Tensor, apply, building
 from staticgraph.op import cast
 from staticgraph.ops.gather import CHECK_INDEX, Check, index_check, index_message
-from staticgraph.passmanager import graph_pass
+from staticgraph.passmanager import graph_pass, in_bodies
 from staticgraph.rewrite import Builder
 
 
 @graph_pass
+@in_bodies
 def guard(graph: Graph) -> Graph:
     """Give every run-time index a `check` that ends the call with a NumericError.
 

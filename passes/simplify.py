@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from staticgraph.ir import Graph, building
-from staticgraph.passmanager import graph_pass
+from staticgraph.passmanager import graph_pass, in_bodies
 from staticgraph.rewrite import rewritten
 
 
 @graph_pass
+@in_bodies
 def simplify(graph: Graph) -> Graph:
     """Apply each op's own algebra: x*1, x+0, x/1, -(-x), transposes of transposes, reshape chains.
 

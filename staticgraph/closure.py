@@ -11,10 +11,25 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from staticgraph import tree
 from staticgraph.errors import GraphTypeError
 from staticgraph.gradient import pullback, pushforward
-from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Graph, Node, Tensor, building, mark, postorder
+from staticgraph.interpret import run
+from staticgraph.ir import (
+    CONSTANT,
+    FUNCTIONS,
+    INPUT,
+    VARIABLE,
+    Graph,
+    Node,
+    Op,
+    Tensor,
+    building,
+    mark,
+    postorder,
+)
 from staticgraph.op import is_scalar
 from staticgraph.types import TensorType, is_differentiable
 
@@ -149,3 +164,22 @@ def body_jvp(body: Graph, operands: Sequence[int]) -> tuple[list[Tensor], list[T
     seeds = [placeholder(f"d{k}", body.inputs[k].type) for k in operands]
     start = {body.inputs[k]: d for k, d in zip(operands, seeds, strict=True)}
     return seeds, pushforward(body.outputs, start)
+
+
+class Call(Op):
+    """Base of the ops that mean their body and differ from it in their derivative only.
+
+    They stand in a graph as it is built; compilation starts with `passes.inline`.
+    """
+
+    bodies = ("body",)
+
+    def infer(self, *types: TensorType, body: Graph, **attrs: Any) -> tuple[TensorType, ...]:
+        if tuple(t.type for t in body.inputs) != types:
+            raise GraphTypeError(f"{self.name}: operands and inputs of the body differ in type")
+        return tuple(t.type for t in body.outputs)
+
+    def reference(
+        self, operands: Sequence[np.ndarray], types: Sequence[TensorType], *, body: Graph, **attrs: Any
+    ) -> list[np.ndarray]:
+        return run(body, operands)

@@ -15,7 +15,7 @@ from staticgraph.errors import GraphTypeError, InputError, ShapeError, TargetErr
 from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
 from staticgraph.op import as_tensor, cast
-from staticgraph.passes import PIPELINES, guard
+from staticgraph.passes import PIPELINES, guard, inline
 from staticgraph.passmanager import Pass, PassRecord, Pipeline
 from staticgraph.plan import Plan, build
 from staticgraph.runtime import Executable, link
@@ -67,8 +67,8 @@ class Function:
         self.options = options
         self.threads = None if options["threads"] is None else check_threads(options["threads"])
         records: list[PassRecord] = []
-        # Tests of run-time indices are part of what a graph means, whatever the pipeline.
-        self.optimized: Graph = as_pipeline(options["pipeline"])(guard(graph), record=records)
+        # Bodies and tests of run-time indices are what a graph means, whatever the pipeline.
+        self.optimized: Graph = as_pipeline(options["pipeline"])(guard(inline(graph)), record=records)
         planned = time.perf_counter()
         self.plan: Plan = build(self.optimized)
         linked = time.perf_counter()

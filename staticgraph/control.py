@@ -82,10 +82,7 @@ def make(pred: Tensor, operands: Sequence[Tensor], then: Graph, orelse: Graph) -
     read = closure.inputs_read(then) | closure.inputs_read(orelse)
     kept = [k for k in range(len(operands)) if then.inputs[k] in read or orelse.inputs[k] in read]
     bodies = [Graph([b.inputs[k] for k in kept], b.outputs) for b in (then, orelse)]
-    return apply(COND, pred, *(operands[k] for k in kept), then=bodies[0], orelse=bodies[1])
-
-
-COND: Op = Cond
+    return apply(Cond, pred, *(operands[k] for k in kept), then=bodies[0], orelse=bodies[1])
 
 
 def cond(pred: object, then_fn: Callable, else_fn: Callable, *operands: Any) -> Any:
@@ -95,7 +92,7 @@ def cond(pred: object, then_fn: Callable, else_fn: Callable, *operands: Any) -> 
     They may read tensors from outside, and operands may be nestings. `pred` is a bool tensor of
     size 1; a Python bool decides while building. Any order of derivative is a cond again.
     """
-    args = tree.map(as_tensor, operands)
+    args = tree.map(lambda v: v if is_scalar(v) else as_tensor(v), operands)
     if isinstance(pred, (bool, np.bool_)):
         function = then_fn if pred else else_fn
         _, value = closure.trace("cond", function, args)
@@ -106,7 +103,7 @@ def cond(pred: object, then_fn: Callable, else_fn: Callable, *operands: Any) -> 
     _, second = closure.trace("cond", else_fn, args)
     lefts, form = closure.leaves_of("cond", then_fn, first)
     rights, other = closure.leaves_of("cond", else_fn, tree.aligned(second, first))
-    pairs: list[list[Tensor]] = [_alike(a, b) for a, b in zip(lefts, rights, strict=False)]
+    pairs = [_alike(a, b) for a, b in zip(lefts, rights, strict=True)] if form == other else []
     if form != other or any(a.type != b.type for a, b in pairs):
         raise _mismatch((then_fn, first), (else_fn, second))
     if not pairs:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from staticgraph import compile as compiler
+
 from staticgraph import tree
-from staticgraph.compile import Function
+from staticgraph.compile import Function, compile, spec_of
 from staticgraph.errors import GraphTypeError, InputError, user_frame
 from staticgraph.ir import INPUT, Tensor, Variable, apply
 from staticgraph.types import DEFAULT_FLOAT, TensorType, as_dtype, as_shape
@@ -67,13 +67,13 @@ class Traced:
             with self.lock:
                 found = self.compiled.get(key)
                 if found is None:
-                    types = [compiler.spec_of(v) for v in leaves]
+                    types = [spec_of(v) for v in leaves]
                     found = self.compiled[key] = self._trace(types, form)
         return found(*leaves)
 
     @staticmethod
     def _key(v: Any) -> Any:
-        return (v.dtype.num, v.shape) if isinstance(v, np.ndarray) else compiler.spec_of(v)
+        return (v.dtype.num, v.shape) if isinstance(v, np.ndarray) else spec_of(v)
 
     def _bind(self, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
         try:
@@ -87,7 +87,7 @@ class Traced:
         """Compile ahead of time for arguments of these types (`sg.spec`, arrays or nestings)."""
         bound = self._bind(specs, named)
         leaves, form = tree.flatten(bound.arguments)
-        types = [v if isinstance(v, TensorType) else compiler.spec_of(v) for v in leaves]
+        types = [v if isinstance(v, TensorType) else spec_of(v) for v in leaves]
         return self._trace(types, form)
 
     def _trace(self, types: list[TensorType], form: Any) -> Function:
@@ -99,7 +99,7 @@ class Traced:
         leaves, _ = tree.flatten(outputs)
         if not leaves or not all(isinstance(t, (Tensor, int, float, complex, np.ndarray)) for t in leaves):
             raise GraphTypeError(f"{self.function.__name__}: must return tensors, returned {type(outputs).__name__}")
-        return compiler.compile(outputs, inputs, **self.options)
+        return compile(outputs, inputs, **self.options)
 
 
 def _leaf_names(form: Any) -> list[str]:

@@ -146,9 +146,8 @@ def _flags() -> compiler.Flags:
 
 
 _types = _RememberingTypes(cpu_target.typing_context)
-_meanings = direct.Meanings(
-    cpu_target.typing_context, compiler._make_subtarget(cpu_target.target_context, _flags())
-)
+_meanings = direct.Meanings(compiler._make_subtarget(cpu_target.target_context, _flags()))
+_meanings.context.typing_context = _meanings.typing
 
 
 @global_compiler_lock
@@ -164,6 +163,12 @@ def lower(
         library = lower_directly(tree, namespace, entry, arity, symbol)
     except Exception:  # whatever it was, Numba's own pipeline decides, and words the error
         library = lower_by_numba(namespace[entry], arity, symbol)
+    return assembled(library)
+
+
+@global_compiler_lock
+def assembled(library: _ModuleOnly) -> tuple[str, list[bytes]]:
+    """The assembly of a lowered module, and the bitcode of the libraries it calls."""
     linked = [other._get_module_for_linking().as_bitcode() for other in library.libraries]
     return str(library.module), linked
 

@@ -171,9 +171,10 @@ def normalize_axes(op: str, axis: object, ndim: int) -> tuple[int, ...]:
 class Elementwise(NestOp):
     """result[i] = expr(operands at i), operands broadcast against each other."""
 
-    def __init__(self, name: str, function: Callable[..., s.Expr]):
+    def __init__(self, name: str, function: Callable[..., s.Expr], rule: Callable[..., Sequence[s.Expr | None]] | None = None):
         self.name = name
         self.function = function
+        self.rule = rule
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  ops live as long as the process
     def _expr(self, dtypes: tuple[str, ...], attrs: tuple[tuple[str, Any], ...]) -> s.Expr:
@@ -184,6 +185,13 @@ class Elementwise(NestOp):
     def expr(self, types: Sequence[TensorType], attrs: dict[str, Any]) -> s.Expr:
         """The scalar expression for operands of these types."""
         return self._expr(tuple(t.dtype for t in types), tuple(sorted(attrs.items())))
+
+    def pulled(self, types: Sequence[TensorType], attrs: dict[str, Any], g: s.Expr) -> Sequence[s.Expr | None]:
+        """Cotangents of the operands for cotangent `g`: by the op's own rule, else from the table."""
+        if self.rule is None:
+            return s.vjp(self.expr(types, attrs), len(types), g)
+        result = self.expr(types, attrs).dtype
+        return self.rule(g, s.out(result), *(s.arg(i, t.dtype) for i, t in enumerate(types)), **attrs)
 
     def infer(self, *types: TensorType, **attrs: Any) -> TensorType:
         shape = broadcast_shapes(*(t.shape for t in types))
@@ -209,7 +217,7 @@ class Elementwise(NestOp):
             return [None] * len(node.operands)
         n = len(node.operands)
         types = [t.type for t in node.operands]
-        pulled = s.vjp(self.expr(types, node.attrs), n, s.arg(n, g.type.dtype))
+        pulled = self.pulled(types, node.attrs, s.arg(n, g.type.dtype))
         lift = Lifter((*node.operands, g), node.results[0])
         sum_to = FUNCTIONS["sum_to"]
         return [
@@ -228,7 +236,7 @@ class Elementwise(NestOp):
         for i, t in enumerate(tangents):
             if t is None:
                 continue
-            pulled = s.vjp(self.expr([o.type for o in node.operands], node.attrs), n, s.arg(n, out.type.dtype))[i]
+            pulled = self.pulled([o.type for o in node.operands], node.attrs, s.arg(n, out.type.dtype))[i]
             if pulled is None:
                 continue
             # The cotangent has the result's dtype; a cast in between changes that of the tangent.
@@ -316,12 +324,22 @@ class Lifter:
 _FLOATING = ("float1", "float2")
 
 
-def elementwise(name: str, function: Callable[..., s.Expr], doc: str, *, floating: bool = True, public_name: str | None = None) -> Callable:
+def elementwise(
+    name: str,
+    function: Callable[..., s.Expr],
+    doc: str,
+    *,
+    vjp: Callable[..., Sequence[s.Expr | None]] | None = None,
+    floating: bool = True,
+    public_name: str | None = None,
+) -> Callable:
     """Declare an elementwise op by its expression; returns the public function.
 
-    Positional parameters of `function` are operands, keyword-only ones are attributes.
+    Positional parameters of `function` are operands, keyword-only ones are attributes. `vjp(g, out,
+    *operands, **attributes)` replaces the derivative that follows from the expression, to reuse the
+    result instead of the operand, say.
     """
-    op = add_op(Elementwise(name, function))
+    op = add_op(Elementwise(name, function, vjp))
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from staticgraph.errors import GraphTypeError, InternalError
-from staticgraph.ir import Graph
+from staticgraph.ir import Graph, Node
 from staticgraph.verify import verify
 
 #: every pass by name
@@ -45,6 +45,30 @@ class Pass:
 def graph_pass(function: Callable[..., Graph]) -> Pass:
     """Make a function from Graph to Graph a pass, to be used alone or in a Pipeline."""
     return Pass(function)
+
+
+def in_bodies(function: Callable[..., Graph]) -> Callable[..., Graph]:
+    """Make a pass enter the bodies of nodes (branches of a `cond`), innermost first.
+
+        @graph_pass
+        @in_bodies
+        def cse(graph): ...
+    """
+
+    @functools.wraps(function)
+    def run(graph: Graph, **options: Any) -> Graph:
+        if any(node.op.bodies for node in graph.nodes):
+            graph = graph.rebuild(lambda node, operands: map_bodies(node.with_operands(operands), run, **options))
+        return function(graph, **options)
+
+    return run
+
+
+def map_bodies(node: Node, function: Callable[..., Graph], **options: Any) -> Node:
+    """The node with each of its bodies replaced by what the function makes of it."""
+    made = {name: function(node.attrs[name], **options) for name in node.op.bodies}
+    same = all(made[name] is node.attrs[name] for name in made)
+    return node if same else node.with_attrs(**made)
 
 
 def register_pass(made: Pass) -> Pass:

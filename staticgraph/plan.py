@@ -111,7 +111,7 @@ def build(graph: Graph) -> Plan:
 
 def is_free(node: Node) -> bool:
     """Nodes that compute nothing: leaves, and results that are the memory of the first operand."""
-    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in ("reshape", "stop_gradient", "check")
+    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in ("reshape", "stop_gradient", "check", "late")
 
 
 def may_fail(node: Node) -> bool:
@@ -189,10 +189,8 @@ class _Planner:
         shown = {schedule.owner(t, is_free) for t in graph.outputs}
         for v, t in graph.updates:
             node = t.node
-            fits = not is_free(node) and t not in self.targets and node.op.name != "cond"
-            fits = fits and v.node.results[0] not in shown
-            if fits and any(n is node for n in readers.get(v, ())):
-                fits = self.replaces(node, t, v)
+            fits = not is_free(node) and t not in self.targets and v.node.results[0] not in shown
+            fits = fits and self.replaces(node, t, {v})
             others = [n for n in readers.get(v, ()) if n is not node]
             first = [*others, *(c for c in checks if c is not node)]
             if fits and not any(_depends(n, node, after) for n in first):
@@ -202,15 +200,26 @@ class _Planner:
                 late.append((v, t))
         self.reader_edges = after
         for k, t in enumerate(graph.outputs):
-            if not is_free(t.node) and t not in self.targets and t.node.op.name != "cond":
+            if not is_free(t.node) and t not in self.targets:
                 self.targets[t] = Ref("output", k)
         return late
 
-    def replaces(self, node: Node, t: Tensor, v: Variable) -> bool:
-        """Whether the node may write `t` over the variable it reads itself."""
-        pairs = self.code(node).inplace
-        reads = [k for k, o in enumerate(node.operands) if schedule.owner(o, is_free) is v]
-        return all((t.index, k) in pairs for k in reads)
+    def replaces(self, node: Node, t: Tensor, old: set[Tensor]) -> bool:
+        """Whether the node may write its result `t` over the variable that the `old` tensors show."""
+        reads = [k for k, o in enumerate(node.operands) if schedule.owner(o, is_free) in old]
+        if node.op.name != "cond":
+            pairs = self.code(node).inplace if reads else frozenset()
+            return all((t.index, k) in pairs for k in reads)
+        if may_fail(node):
+            return False
+        for body in (node.attrs["then"], node.attrs["orelse"]):
+            inside = {body.inputs[k - 1] for k in reads if k}
+            for j, o in enumerate(body.outputs):
+                base = schedule.owner(o, is_free)
+                # Results that are operands are copied last, when the variable has its new value.
+                if base.node.op is INPUT and (base in inside) != (j == t.index):
+                    return False
+        return True
 
     def code(self, node: Node) -> Code:
         key = str(id(node))
@@ -262,15 +271,13 @@ class _Planner:
             elif is_free(node):
                 continue
             elif node.op.name == "cond":
-                self.emit_cond(node)
+                self.emit_cond(node, targets, top)
             else:
                 self.emit_kernels(node, i, last, targets, top)
 
     def emit_kernels(self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool) -> None:
         code = self.code(node)
-        if top and id(node) in self.writers and not self.committed:
-            self.committed = True
-            self.step(Step("commit"))
+        self.commit(node, top)
         pairs = code.inplace
         taken: set[int] = set()
         for k, r in enumerate(node.results):
@@ -319,11 +326,12 @@ class _Planner:
             return ref
         return None
 
-    def emit_cond(self, node: Node) -> None:
+    def emit_cond(self, node: Node, targets: dict[Tensor, Ref], top: bool) -> None:
         """Jump over the branch not taken; both write their results to the same places."""
+        self.commit(node, top)
         results = []
         for r in node.results:
-            ref = self.new_buffer(r.type.nbytes, "cond", node.where)
+            ref = targets.get(r) or self.new_buffer(r.type.nbytes, "cond", node.where)
             self.places[r] = ref
             results.append(ref)
         branch = Step("jump_if_false", (self.place(node.operands[0]),), node=node)
@@ -333,21 +341,60 @@ class _Planner:
         self.step(leave)
         branch.target = len(self.steps)
         self.emit_body(node.attrs["orelse"], node.operands[1:], results)
+        if self.steps[-1] is leave:  # nothing to jump over
+            self.steps.pop()
+            branch.target = len(self.steps)
         leave.target = len(self.steps)
         for ref in results:
-            self.buffers[ref.index].stop = max(self.buffers[ref.index].stop, len(self.steps))
+            if ref.space == "arena":
+                self.buffers[ref.index].stop = max(self.buffers[ref.index].stop, len(self.steps))
+
+    def commit(self, node: Node, top: bool) -> None:
+        """The point of no return, once, before the first node that writes a variable."""
+        if top and id(node) in self.writers and not self.committed:
+            self.committed = True
+            self.step(Step("commit"))
 
     def emit_body(self, body: Graph, operands: Sequence[Tensor], results: Sequence[Ref]) -> None:
-        for inner, outer in zip(body.inputs, operands, strict=True):
-            self.places[inner] = self.place(outer)
-        targets: dict[Tensor, Ref] = {}
-        for t, ref in zip(body.outputs, results, strict=True):
-            if not is_free(t.node) and t not in targets and t.node.op.name != "cond":
-                targets[t] = ref
-        self.emit(body, schedule.order(body, is_free), top=False, targets=targets)
+        """Steps of a branch. Bodies may share nodes with each other, so their places are local."""
+        given = [self.place(t) for t in operands]
+        local = [t for n in body.nodes for t in n.results]
+        hidden = {t: self.places.pop(t) for t in local if t in self.places}
+        self.places.update(zip(body.inputs, given, strict=True))
+        targets, after = self.body_targets(body, results)
+        self.emit(body, schedule.order(body, is_free, after), top=False, targets=targets)
         for t, ref in zip(body.outputs, results, strict=True):
             if self.place(t) != ref:
                 self.step(Step("copy", (self.place(t), ref), nbytes=t.type.nbytes))
+        for t in local:
+            self.places.pop(t, None)
+        self.places.update(hidden)
+
+    def body_targets(
+        self, body: Graph, results: Sequence[Ref]
+    ) -> tuple[dict[Tensor, Ref], list[tuple[Node, Node]]]:
+        """Results of a branch that are written where they end, and the order this asks for."""
+        targets: dict[Tensor, Ref] = {}
+        after: list[tuple[Node, Node]] = []
+        for t, ref in zip(body.outputs, results, strict=True):
+            node = t.node
+            if is_free(node) or t in targets:
+                continue
+            old = {x for x in body.inputs if self.places[x] == ref}
+            others = [n for n in _readers(body, old) if n is not node]
+            if self.replaces(node, t, old) and not any(_depends(n, node, after) for n in others):
+                targets[t] = ref
+                after += [(n, node) for n in others]
+        return targets, after
+
+
+def _readers(graph: Graph, old: set[Tensor]) -> list[Node]:
+    """Nodes that read memory of some inputs."""
+    if not old:
+        return []
+    return [
+        n for n in graph.nodes if not is_free(n) and any(schedule.owner(o, is_free) in old for o in n.operands)
+    ]
 
 
 def _depends(node: Node, on: Node, after: Sequence[tuple[Node, Node]]) -> bool:

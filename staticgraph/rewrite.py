@@ -71,8 +71,8 @@ def fold(node: Node) -> Sequence[Tensor] | None:
         return None
     if any(t.node.op is not CONSTANT for t in node.operands) or not is_exact(node):
         return None
-    if node.op.name == "broadcast_to" and node.results[0].size > 64:
-        return None  # a uniform value is worth more than its copies
+    if node.op.name in ("broadcast_to", "transpose", "slice", "flip", "iota") and node.results[0].size > 64:
+        return None  # readers map the index themselves; a copy would be one more array to keep
     values = [t.node.attrs["value"] for t in node.operands]
     types = [t.type for t in node.operands]
     nest = node.op.nest(types, node.results[0].type, **node.attrs)  # type: ignore[attr-defined]

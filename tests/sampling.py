@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from staticgraph.types import complex_of
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -35,9 +37,9 @@ def off_zero(*shape: int) -> Draw:
 
 
 def distinct(*shape: int) -> Draw:
-    """Numbers that stay in the same order under a small step."""
+    """Numbers that a small step leaves in their order and on their side of integers."""
     size = int(np.prod(shape))
-    return Draw(lambda rng: (rng.permutation(size).reshape(shape) - size / 2) / 7)
+    return Draw(lambda rng: (rng.permutation(size).reshape(shape) - size / 2) / 7 + 0.0313)
 
 
 def ints(low: int, high: int, *shape: int, dtype: str = "int64") -> Draw:
@@ -58,8 +60,9 @@ class Sample:
     """One op, or function of ops, on operands of given kinds.
 
     `build` makes the tensor or tensors from tensors, `oracle` the arrays from arrays, floats in
-    float64. Derivatives with respect to the floats are checked up to order `orders`; `slack`
-    widens the tolerances.
+    float64. Derivatives with respect to the floats are checked up to order `orders`. The oracle's
+    dtype is the result's, but its float64 stands for the dtype under test unless `result` names
+    another one.
     """
 
     name: str
@@ -68,7 +71,7 @@ class Sample:
     oracle: Callable
     orders: int = 2
     label: str = ""
-    slack: float = 1.0
+    result: str = ""
 
     @property
     def id(self) -> str:
@@ -85,7 +88,22 @@ class Sample:
         drawn = [(d, d.make(rng)) for d in self.draws]
         return [np.asarray(a, dtype) if d.floating else np.asarray(a) for d, a in drawn]
 
+    def wanted(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """The oracle's results for `arrays`, in float64."""
+        wide = [a.astype("float64") if k in self.floats else a for k, a in enumerate(arrays)]
+        with np.errstate(all="ignore"):
+            found = self.oracle(*wide)
+        return [np.asarray(a) for a in (found if isinstance(found, (tuple, list)) else [found])]
 
-def row(name, build, draws, oracle, orders=2, label="", slack=1.0) -> Sample:
+    def dtype_of(self, wanted: np.ndarray, dtype: str) -> str:
+        """The dtype a result must have where the oracle gives `wanted`."""
+        if self.result:
+            return self.result
+        if not self.floats or wanted.dtype.name not in ("float64", "complex128"):
+            return wanted.dtype.name
+        return dtype if wanted.dtype.kind == "f" else complex_of(dtype)
+
+
+def row(name, build, draws, oracle, orders=2, label="", result="") -> Sample:
     draws = tuple(draws) if isinstance(draws, (list, tuple)) else (draws,)
-    return Sample(name, build, draws, oracle, orders, label, slack)
+    return Sample(name, build, draws, oracle, orders, label, result)

@@ -10,6 +10,7 @@ inserted zero is ever computed. A convolution has one phase.
 from dataclasses import dataclass
 from math import gcd, prod
 
+from staticgraph.codegen.contract_moves import Gather
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
@@ -24,7 +25,7 @@ from staticgraph.codegen.contract_parts import (
     tile_shape,
     up,
 )
-from staticgraph.codegen.microkernel import Tile
+from staticgraph.codegen.microkernel import Column, Tile
 
 DEPTH = 288  # products in one block: whole channels, as many as fit
 COLUMNS = 512
@@ -32,7 +33,6 @@ ROWS = 264
 TILES = 16
 TILE_FLOPS = 500_000
 FAR = 1 << 20  # bytes of weights from which a tile copies its part before use
-UNROLL = 40  # vectors of one source row and all its taps that are written out in the source
 
 
 @dataclass(frozen=True)
@@ -224,104 +224,46 @@ def write_table(s, y):
 
 def gather_patches(s, y):
     """Write the block's patches: row (c, taps) of `packed`, columns (line, t)."""
-    p, size, outer, last = y.p, ITEM[y.p.code], y.p.axes[:-1], y.p.axes[-1]
-    rank, d = len(p.axes), len(p.axes) - 1
-    static = y.inner == 1 and y.segments == 1
-    static = static and last.kernel * -(-y.width // LANES) <= UNROLL
-    strides = [prod(a.source for a in p.axes[k + 1 :]) for k in range(rank)]
-    with s.open("for c in range(cc)"), s.open("for l in range(nlines)"):
-        s(
-            f"image = x + (ld_i64(table, l * {rank}) + (c0 + c) * {p.source}) * {size}",
-            f"dst = packed + (c * taps * {y.pitch} + l * {y.width}) * {size}",
-        )
-        for k in range(len(outer)):
-            s(f"at{k} = ld_i64(table, l * {rank} + {1 + k})")
-        depth = s.depth
-        for k, axis in enumerate(outer):
-            s.begin(f"for j{k} in range(taps_{k})")
-            s(f"i{k} = at{k} + j{k} * {axis.hop_shift}")
-        inside = " and ".join(f"0 <= i{k} < {a.source}" for k, a in enumerate(outer)) or "True"
-        place = " + ".join(f"i{k} * {strides[k]}" for k in range(len(outer))) or "0"
-        with s.open(f"if {inside}"):
-            s(f"src = image + ({place}) * {size}")
-            if static:
-                static_taps(s, y)
-            else:
-                dynamic_taps(s, y)
-        if outer:
-            with s.open("else"), s.open(f"for j in range(taps_{d})"):
-                with s.open(f"for t in range(0, {y.width}, {LANES})"):
-                    s(f"vst_{p.code}(dst, j * {y.pitch} + t, zero)")
-        s(f"dst += taps_{d} * {y.pitch * size}")
-        s.depth = depth
-
-
-def static_taps(s, y):
-    """All taps of one source row, written out: what lies outside the row is known here."""
-    p, last, phase = y.p, y.p.axes[-1], y.p.axes[-1].phases[0]
-    for j in range(phase.taps):
-        shift = phase.shift0 + j * last.hop_shift
-        for t in range(0, y.width, LANES):
-            lanes = range(t, min(t + LANES, y.width))
-            good = [i - t for i in lanes if 0 <= i * last.step + shift < last.source]
-            if not good:
-                value = "zero"
-            else:
-                value = read(p.code, last.step, shift + t * last.step, static_mask(s, good))
-            s(f"vst_{p.code}(dst, {j * y.pitch + t}, {value})")
-
-
-def static_mask(s, good):
-    """The name of a mask that holds the lanes `good`, which are consecutive."""
-    low, high = good[0], good[-1] + 1
-    name = f"lanes_{low}_{high}"
-    s.before[name] = f"lanes({high})" + (f" & ~lanes({low})" if low else "")
-    return name
-
-
-def read(code, step, position, mask):
-    """Source of 16 values of the row `src`, `step` apart."""
-    if step == 1:
-        return f"vldm_{code}(src, {position}, {mask})"
-    return f"vgather_{code}(src + ({position}) * {ITEM[code]}, hops, {mask})"
-
-
-def dynamic_taps(s, y):
-    """The same as a loop, for phases, segments and long rows."""
     p, last, d = y.p, y.p.axes[-1], len(y.p.axes) - 1
-    with s.open(f"for j in range(taps_{d})"):
-        s(
-            f"shift = shift0_{d} + j * {last.hop_shift} + t0 * {last.step}",
-            f"low = (max(0, -shift) + {last.step - 1}) // {last.step}",
-            f"high = min((max(0, {last.source} - shift) + {last.step - 1}) // {last.step}, span)",
-        )
-        with s.open(f"for t in range(0, {y.width}, {LANES})"):
-            s("valid = lanes(high - t) & ~lanes(low - t)")
-            value = read(p.code, last.step, f"shift + t * {last.step}", "valid")
-            s(f"vst_{p.code}(dst, j * {y.pitch} + t, {value})")
+    known = y.inner == 1 and y.segments == 1
+    gather = Gather(
+        p.code,
+        tuple(a.source for a in p.axes),
+        tuple(a.hop_shift for a in p.axes),
+        last.step,
+        y.width,
+        y.pitch,
+        last.kernel if known else None,
+        last.phases[0].shift0 if known else None,
+    )
+    taps = ", ".join(f"taps_{k}" for k in range(d + 1))
+    image = f"x + c0 * {p.source * ITEM[p.code]}"
+    s(f"{s.gather(gather)}({image}, table, packed, cc, nlines, t0, span, shift0_{d}, {taps})")
 
 
 def pack_kernel(s, y):
     """Copy the block's part of W to `rows_a`, one row per output channel, for the current taps."""
-    p, size, axes = y.p, ITEM[y.p.code], y.p.axes
+    p, size, axes, code = y.p, ITEM[y.p.code], y.p.axes, y.p.code
     if not p.transposed:
-        with s.open("for r in range(row1 - row0)"):
+        s(
+            f"src = w + (row0 * {p.summed} + c0) * {p.taps * size}",
+            f"{s.copy(code, p.summed * p.taps, y.a_pitch, up(y.depth, LANES))}"
+            f"(src, rows_a, row1 - row0, cc * {p.taps})",
+        )
+        return
+    if p.whole:
+        with s.open("for c in range(cc)"):
             s(
-                f"src = w + ((row0 + r) * {p.summed} + c0) * {p.taps * size}",
-                f"dst = rows_a + r * {y.a_pitch * size}",
+                f"src = w + ((c0 + c) * {p.rows} + row0) * {p.taps * size}",
+                f"{s.copy(code, p.taps, y.a_pitch, LANES)}"
+                f"(src, rows_a + c * {p.taps * size}, row1 - row0, {p.taps})",
             )
-            with s.open(f"for j in range(0, cc * {p.taps}, {LANES})"):
-                s(f"vst_{p.code}(dst, j, vldm_{p.code}(src, j, lanes(cc * {p.taps} - j)))")
         return
     with s.open("for c in range(cc)"), s.open("for r in range(row1 - row0)"):
         s(
             f"src = w + ((c0 + c) * {p.rows} + row0 + r) * {p.taps * size}",
             f"dst = rows_a + (r * {y.a_pitch} + c * taps) * {size}",
         )
-        if p.whole:
-            with s.open(f"for j in range(0, {p.taps}, {LANES})"):
-                s(f"vst_{p.code}(dst, j, vldm_{p.code}(src, j, lanes({p.taps} - j)))")
-            return
         depth = s.depth
         s("i = 0")
         for k, axis in enumerate(axes):
@@ -329,7 +271,7 @@ def pack_kernel(s, y):
             s.begin(f"for j{k} in range(taps_{k})")
             base = f"tap{k - 1} + " if k else ""
             s(f"tap{k} = {base}(tap0_{k} + j{k} * {axis.hop_tap}) * {stride}")
-        s(f"st_{p.code}(dst, i, ld_{p.code}(src, tap{len(axes) - 1}))", "i += 1")
+        s(f"st_{code}(dst, i, ld_{code}(src, tap{len(axes) - 1}))", "i += 1")
         s.depth = depth
 
 
@@ -337,39 +279,30 @@ def run_product(s, y):
     """Register tiles over the block: column panels outside, row panels inside."""
     p, shape, size = y.p, y.shape, ITEM[y.p.code]
     rows, extra = divmod(p.rows, y.row_panels)
-    blocked = y.channels < p.summed
-    spans = [(rows, f"max(p0, {extra}), p1" if extra else "p0, p1")]
-    if extra:
-        spans.insert(0, (rows + 1, f"p0, min(p1, {extra})"))
     a_row = y.a_pitch if y.pack_a else p.summed * p.taps
+    base = "rows_a" if y.pack_a else f"w + (row0 * {p.summed} + c0) * {p.taps * size}"
 
-    def run(columns):
-        vectors = -(-columns // shape.lanes)
-        for count, span in spans:
-            name = s.tile(Tile(p.code, count, vectors, shape.lanes, a_row, 1, y.pitch, y.columns,
-                               vectors * shape.lanes, False, blocked, shape.fused))  # fmt: skip
-            with s.open(f"for i in range({span})"):
-                s(f"row = {starts('i', rows, extra)}")
-                if y.pack_a:
-                    s(f"ai = rows_a + (row - row0) * {y.a_pitch * size}")
-                else:
-                    s(f"ai = w + (row * {p.summed} + c0) * {p.taps * size}")
-                s(
-                    f"ci = sums + ((row - row0) * {y.columns} + q) * {size}",
-                    f"{name}(ai, packed + q * {size}, ci, cc * taps{', c0' if blocked else ''})",
-                )
+    def run(vectors):
+        tile = Tile(
+            p.code, rows, vectors, shape.lanes, a_row, 1, y.pitch, y.columns,
+            vectors * shape.lanes, add=y.channels < p.summed, fused=shape.fused,
+        )  # fmt: skip
+        s(
+            f"{s.column(Column(tile, extra > 0))}(aq, packed + q * {size}, sums + q * {size}, "
+            "cc * taps, c0, tall, p1 - p0 - tall)"
+        )
 
+    s(f"aq = {base}")
     tail = y.lines * y.width % shape.panel
-    narrow = 0 < tail <= shape.panel // 2 and shape.vectors > 1
     with s.open(f"for q in range(0, nlines * {y.width}, {shape.panel})"):
-        if narrow:
-            half = (shape.panel // 2) // shape.lanes * shape.lanes
-            with s.open(f"if nlines * {y.width} - q > {half}"):
-                run(shape.vectors * shape.lanes)
+        half = shape.panel // 2 // shape.lanes
+        if 0 < tail <= shape.panel // 2 and half:
+            with s.open(f"if nlines * {y.width} - q > {half * shape.lanes}"):
+                run(shape.vectors)
             with s.open("else"):
                 run(half)
         else:
-            run(shape.vectors * shape.lanes)
+            run(shape.vectors)
 
 
 def finish_whole(s, y, epilogue):
@@ -438,13 +371,10 @@ def patches_kernel(name, p, operands, epilogue):
     names = ("table", "order", "rows_a", "packed", "sums_all")
     for k, area in enumerate(names):
         s(f"{area} = scratch + {sum(areas[:k])}")
-    if last.step > 1:
-        s(f"hops = iota() * splat_i64({last.step})")
     s(f"zero = splat_{p.code}(0)")
     if y.order:
         with s.open(f"for q in range({y.width * y.inner + LANES})"):
             s(f"st_i64(order, q, q % {last.hop} * {y.plane} + q // {last.hop})")
-    s.mark()
     w_group = p.rows * p.summed * p.taps
     with s.open("for t in range(lo, hi)"):
         s(f"block = t % {y.blocks}", f"left = t // {y.blocks}")
@@ -454,6 +384,7 @@ def patches_kernel(name, p, operands, epilogue):
             "group = left",
             f"p0 = tm * {y.row_panels} // {y.row_tiles}",
             f"p1 = (tm + 1) * {y.row_panels} // {y.row_tiles}",
+            f"tall = max(min(p1, {p.rows % y.row_panels}) - p0, 0)",
             f"row0 = {starts('p0', *divmod(p.rows, y.row_panels))}",
             f"row1 = {starts('p1', *divmod(p.rows, y.row_panels))}",
             f"x = x_all + group * {p.summed * p.source * size}",
@@ -486,7 +417,6 @@ def patches_kernel(name, p, operands, epilogue):
                     run_product(s, y)
             s("sums = sums_all")
             (finish_whole if p.whole else finish_phases)(s, y, epilogue)
-    s.place_marked()
     about = f"{p.code} {name}: {p}"
     return KernelStep(name, s.text(name, about, epilogue.imports), y.ntiles, buffers,
                       y.scratch_bytes, p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip

@@ -12,7 +12,7 @@ from staticgraph.codegen.contract_parts import (
     ITEM, LANES, PARALLEL_FLOPS, KernelStep, Shape, Source, Steps, Store, combine_kernel,
     finish_columns, load_pointers, starts, tile_shape, up,
 )  # fmt: skip
-from staticgraph.codegen.microkernel import Tile
+from staticgraph.codegen.microkernel import Column, Tile
 
 BLOCK_K = {"f32": 256, "f64": 256}  # one column panel of B: 32 KiB, stays in the first level
 STREAM_K = 16  # block for one or two rows: B passes once, in long runs
@@ -134,7 +134,7 @@ class Tiling:
     @property
     def a_panel(self):
         """Elements of one packed row panel of A, with room for a vector stored past its end."""
-        return (self.depth + LANES) * self.panel_rows
+        return (self.depth + LANES) * max(self.panel_rows, 2)
 
     @property
     def b_panel(self):
@@ -216,45 +216,25 @@ def batch_offset(index, batch, strides, size):
 
 def pack_columns(s, t):
     """Copy `kc` rows of B from k0 on, panels q0 .. q1, into `packed`: panel after panel, rows of
-    `panel` columns, zeros beyond the last column."""
-    p, size, wide, tail, code = t.p, ITEM[t.p.code], t.shape.panel, t.tail, t.p.code
-    s(f"source = pb + (k0 * {p.b_k} + q0 * {wide * p.b_col}) * {size}")
-    if p.b_col == 1:
-        s(f"full = min(q1, {p.n // wide}) - q0")
-        with s.open("for i in range(kc)"):
-            s(f"src = source + i * {p.b_k * size}", f"dst = packed + i * {wide * size}")
-            with s.open("for q in range(full)"):
-                for c in range(0, wide, LANES):
-                    s(f"vst_{code}(dst, q * {t.b_panel} + {c}, vld_{code}(src, q * {wide} + {c}))")
-            if tail != wide:
-                with s.open(f"if q1 == {t.col_panels}"):
-                    s(f"src += full * {wide * size}", f"dst += full * {t.b_panel * size}")
-                    for c in range(0, wide, LANES):
-                        s(f"vst_{code}(dst, {c}, vldm_{code}(src, {c}, lanes({tail - c})))")
-    elif p.b_k == 1:
-        lanes = t.shape.lanes
-        with s.open("for q in range(q1 - q0)"):
-            with s.open(f"for j in range(0, {wide}, {lanes})"):
-                s(f"valid = {p.n} - (q0 + q) * {wide} - j")
-                with s.open(f"for i in range(0, kc, {lanes})"):
-                    s(
-                        f"src = source + ((q * {wide} + j) * {p.b_col} + i) * {size}",
-                        f"dst = packed + (q * {t.b_panel} + i * {wide} + j) * {size}",
-                        f"{s.transpose(code, lanes)}"
-                        f"(src, {p.b_col * size}, dst, {wide * size}, valid, kc - i)",
-                    )
-    else:
-        with s.open("for q in range(q1 - q0)"):
-            with s.open("for i in range(kc)"):
+    `panel` columns."""
+    p, size, wide, code = t.p, ITEM[t.p.code], t.shape.panel, t.p.code
+    with s.open("for q in range(q0, q1)"):
+        s(
+            f"src = pb + (k0 * {p.b_k} + q * {wide * p.b_col}) * {size}",
+            f"dst = packed + (q - q0) * {t.b_panel * size}",
+            f"cols = min({p.n} - q * {wide}, {wide})",
+        )
+        if p.b_col == 1:
+            s(f"{s.copy(code, p.b_k, wide, wide)}(src, dst, kc, cols)")
+        elif p.b_k == 1:
+            s(f"{s.transpose(code, t.shape.lanes, p.b_col, wide)}(src, dst, cols, kc)")
+        else:
+            with s.open("for i in range(kc)"), s.open(f"for c in range(0, {wide}, {LANES})"):
                 s(
-                    f"src = source + (q * {wide * p.b_col} + i * {p.b_k}) * {size}",
-                    f"dst = packed + (q * {t.b_panel} + i * {wide}) * {size}",
-                    f"count = min({wide}, {p.n} - (q0 + q) * {wide})",
+                    f"at = src + (c * {p.b_col} + i * {p.b_k}) * {size}",
+                    f"row = vgather_{code}(at, iota() * splat_i64({p.b_col}), lanes(cols - c))",
+                    f"vst_{code}(dst, i * {wide} + c, row)",
                 )
-                with s.open(f"for c in range(0, {wide}, {LANES})"):
-                    where = f"splat_i64(c * {p.b_col}) + iota() * splat_i64({p.b_col})"
-                    s(f"some = lanes(count - c)")
-                    s(f"vst_{code}(dst, c, vgather_{code}(src, {where}, some))")
 
 
 def pack_rows(s, t):
@@ -264,28 +244,22 @@ def pack_rows(s, t):
     rows, extra = t.rows
     with s.open("for i in range(p0, p1)"):
         s(
-            f"row = {starts('i', rows, extra)}",
-            f"count = {rows} + (i < {extra})" if extra else f"count = {rows}",
-            f"source = pa + (row * {p.a_row} + k0 * {p.a_k}) * {size}",
-            f"target = rows_a + (i - p0) * {t.a_panel * size}",
+            f"count = ({rows} + 1 if i < {extra} else {rows})" if extra else f"count = {rows}",
+            f"src = pa + ({starts('i', rows, extra)}) * {p.a_row * size} + k0 * {p.a_k * size}",
+            f"dst = rows_a + (i - p0) * {t.a_panel * size}",
         )
         if p.a_k == 1:
-            with s.open("for r in range(count)"):
-                s(f"src = source + r * {p.a_row * size}")
-                s(f"dst = target + r * {t.a_strides[0] * size}")
-                with s.open(f"for j in range(0, kc - {LANES - 1}, {LANES})"):
-                    s(f"vst_{code}(dst, j, vld_{code}(src, j))")
-                if p.k % LANES:
-                    s(f"j = kc // {LANES} * {LANES}")
-                    s(f"vst_{code}(dst, j, vldm_{code}(src, j, lanes(kc - j)))")
+            s(f"{s.copy(code, p.a_row, t.a_strides[0], up(t.depth, LANES))}(src, dst, count, kc)")
+        elif p.a_row == 1:
+            s(f"{s.copy(code, p.a_k, t.panel_rows, LANES)}(src, dst, kc, count)")
         else:
             s("some = lanes(count)")
-            if p.a_row != 1:
-                s(f"where = iota() * splat_i64({p.a_row})")
             with s.open("for j in range(kc)"):
-                s(f"v = vldm_{code}(source, j * {p.a_k}, some)" if p.a_row == 1 else
-                  f"v = vgather_{code}(source + j * {p.a_k * size}, where, some)")  # fmt: skip
-                s(f"vst_{code}(target, j * {t.panel_rows}, v)")
+                s(
+                    f"row = vgather_{code}(src + j * {p.a_k * size}, "
+                    f"iota() * splat_i64({p.a_row}), some)",
+                    f"vst_{code}(dst, j * {t.panel_rows}, row)",
+                )
 
 
 def run_tiles(s, t):
@@ -297,43 +271,36 @@ def run_tiles(s, t):
             s(f"bq = packed + (q - q0) * {t.b_panel * size}")
         else:
             s(f"bq = pb + (k0 * {p.b_k} + q * {shape.panel}) * {size}")
-        if t.tail == shape.vectors * shape.lanes:
-            run_rows(s, t, t.tail)
-        elif not last:
-            run_rows(s, t, t.tail)
+        s(f"cq = sums + (q - q0) * {shape.panel * size}")
+        if t.tail == shape.vectors * shape.lanes or not last:
+            run_column(s, t, t.tail)
         else:
             with s.open(f"if q < {last}"):
-                run_rows(s, t, shape.panel)
+                run_column(s, t, shape.panel)
             with s.open("else"):
-                run_rows(s, t, t.tail)
+                run_column(s, t, t.tail)
 
 
-def run_rows(s, t, cols):
-    """The register tiles of one column panel: panels of rows + 1, then panels of rows."""
-    p, shape, size = t.p, t.shape, ITEM[t.p.code]
+def run_column(s, t, cols):
+    """The register tiles of one column panel."""
+    p, shape = t.p, t.shape
     rows, extra = t.rows
     vectors = -(-cols // shape.lanes)
-    pitch = p.n if t.direct else t.tile_cols
-    stored = cols if t.direct or not t.pack_b else vectors * shape.lanes
-    blocked = t.depth < t.chunk
-    spans = [(rows, f"max(p0, {extra}), p1" if extra else "p0, p1")]
-    if extra:
-        spans.insert(0, (rows + 1, f"p0, min(p1, {extra})"))
-    for count, span in spans:
-        name = s.tile(Tile(p.code, count, vectors, shape.lanes, *t.a_strides,
-                           shape.panel if t.pack_b else p.b_k, pitch, stored,
-                           not t.pack_b and cols < vectors * shape.lanes, blocked,
-                           shape.fused))  # fmt: skip
-        with s.open(f"for i in range({span})"):
-            s(f"row = {starts('i', rows, extra)}")
-            if t.pack_a:
-                s(f"ai = rows_a + (i - p0) * {t.a_panel * size}")
-            else:
-                s(f"ai = pa + (row * {p.a_row} + k0 * {p.a_k}) * {size}")
-            s(
-                f"ci = sums + ((row - row0) * {pitch} + (q - q0) * {shape.panel}) * {size}",
-                f"{name}(ai, bq, ci, kc{', k0 - ks' if blocked else ''})",
-            )
+    tile = Tile(
+        p.code,
+        rows,
+        vectors,
+        shape.lanes,
+        *t.a_strides,
+        shape.panel if t.pack_b else p.b_k,
+        c_row=p.n if t.direct else t.tile_cols,
+        cols=cols if t.direct or not t.pack_b else vectors * shape.lanes,
+        mask_b=not t.pack_b and cols < vectors * shape.lanes,
+        add=t.depth < t.chunk,
+        fused=shape.fused,
+    )
+    column = Column(tile, extra > 0, t.a_panel if t.pack_a else 0)
+    s(f"{s.column(column)}(aq, bq, cq, kc, k0 - ks, tall, p1 - p0 - tall)")
 
 
 def tiled_kernel(t, epilogue):
@@ -352,6 +319,7 @@ def tiled_kernel(t, epilogue):
             f"p1 = (tm + 1) * {t.row_panels} // {t.row_tiles}",
             f"q0 = tn * {t.col_panels} // {t.col_tiles}",
             f"q1 = (tn + 1) * {t.col_panels} // {t.col_tiles}",
+            f"tall = max(min(p1, {t.rows[1]}) - p0, 0)",
             f"row0 = {starts('p0', *t.rows)}",
             f"row1 = {starts('p1', *t.rows)}",
             f"pa = a_all + {batch_offset('batch', p.batch, p.a_batch, size)}",
@@ -373,6 +341,9 @@ def tiled_kernel(t, epilogue):
                 pack_columns(s, t)
             if t.pack_a:
                 pack_rows(s, t)
+                s("aq = rows_a")
+            else:
+                s(f"aq = pa + (row0 * {p.a_row} + k0 * {p.a_k}) * {size}")
             run_tiles(s, t)
         if not t.direct:
             s(f"col0 = q0 * {t.shape.panel}", f"col1 = min(q1 * {t.shape.panel}, {p.n})")

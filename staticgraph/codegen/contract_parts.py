@@ -8,9 +8,8 @@ from typing import Protocol
 
 import llvmlite.binding as llvm
 
-from staticgraph.codegen import microkernel, vector
+from staticgraph.codegen import contract_moves, microkernel, vector
 from staticgraph.codegen.contract_tidy import tidy
-from staticgraph.codegen.microkernel import Tile
 
 LANES = 16
 ITEM = {
@@ -99,7 +98,7 @@ class Source:
     """Lines of one kernel function, indented by nesting."""
 
     def __init__(self):
-        self.lines, self.depth, self.helpers, self.before = [], 1, {}, {}
+        self.lines, self.depth, self.helpers = [], 1, {}
 
     @property
     def indent(self):
@@ -122,33 +121,34 @@ class Source:
         self.begin(head)
         return self
 
-    def mark(self):
-        """Remember this place for the values collected in `before` (name -> source)."""
-        self.marked = len(self.lines)
-
-    def place_marked(self):
-        """Write the collected values at the remembered place."""
-        lines = [f"    {name} = {value}" for name, value in self.before.items()]
-        self.lines[self.marked : self.marked] = lines
-
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.depth -= 1
 
-    def tile(self, tile):
-        """The name under which the kernel's module holds the register tile."""
-        made = f"register_tile({tile!r})"
-        return self.helpers.setdefault(made, f"tile_{len(self.helpers)}")
+    def helper(self, made, prefix):
+        """The name under which the kernel's module holds the function that the source `made`
+        gives."""
+        if made not in self.helpers:
+            self.helpers[made] = f"{prefix}_{len(self.helpers)}"
+        return self.helpers[made]
 
-    def transpose(self, code, lanes):
-        """The name of the block transpose of the given type."""
-        return self.helpers.setdefault(f"transposer({code!r}, {lanes})", f"transpose_{code}")
+    def column(self, column):
+        return self.helper(f"column_of_tiles({column!r})", "column")
 
     def dots(self, dots):
-        """The name of the dot products of the given kind."""
-        return self.helpers.setdefault(f"dot_products({dots!r})", "dots")
+        return self.helper(f"dot_products({dots!r})", "dots")
+
+    def gather(self, gather):
+        return self.helper(f"patch_gather({gather!r})", "gather")
+
+    def copy(self, code, src_row, dst_row, width):
+        return self.helper(f"block_copy({code!r}, {src_row}, {dst_row}, {width})", "copy")
+
+    def transpose(self, code, lanes, src_row, dst_row):
+        made = f"block_transpose({code!r}, {lanes}, {src_row}, {dst_row})"
+        return self.helper(made, "transpose")
 
     def text(self, name, about, imports=()):
         """The whole module: imports, register tiles, the kernel function."""
@@ -157,9 +157,11 @@ class Source:
         head = [f'"""{about}"""', ""]
         used = sorted(words & set(vector.NAMESPACE))
         head.append(f"from {vector.__name__} import {', '.join(used)}")
-        if self.helpers:
-            used = sorted({word for made in self.helpers for word in re.findall(r"\b[A-Za-z]\w*(?=\()", made)})
-            head.append(f"from {microkernel.__name__} import {', '.join(used)}")
+        made = set(re.findall(r"\w+", " ".join(self.helpers)))
+        for module in (contract_moves, microkernel):
+            used = sorted(made & set(vars(module)))
+            if used:
+                head.append(f"from {module.__name__} import {', '.join(used)}")
         head.extend(imports)
         head.extend(f"\n{name} = {made}" for made, name in self.helpers.items())
         return "\n".join([*head, "", "", body, ""])
@@ -251,29 +253,6 @@ def finish_columns(s, code, epilogue, tail):
                 f"acc = vldm_{code}(line, col, edge)",
             )
             hand_over(s, epilogue, "edge")
-
-
-def row_tiles_of(s, code, shape, m, cols, *, a_strides, b_k, pitch, a, b, c, depth, flag, **options):
-    """Register tiles for all m rows of one column panel, by one call; `a`, `b`, `c` are source of
-    addresses, `flag` of whether to add to C (None: never)."""
-    panels = -(-m // shape.rows)
-    rows, extra = divmod(m, panels)
-    vectors = -(-cols // shape.lanes)
-    tiles = [
-        Tile(code, count, vectors, shape.lanes, *a_strides, b_k, pitch, vectors * shape.lanes,
-             add=flag is not None, fused=shape.fused, **options)
-        for count in (rows + 1, rows)
-    ]  # fmt: skip
-    size, (a_row, _) = ITEM[code], a_strides
-    start = extra * (rows + 1)
-    for tile, count, first in ((tiles[0], extra, 0), (tiles[1], panels - extra, start)):
-        if count:
-            with s.open(f"for i in range({count})"):
-                s(
-                    f"row = {first} + i * {tile.rows}",
-                    f"{s.tile(tile)}({a} + row * {a_row * size}, {b}, "
-                    f"{c} + row * {pitch * size}, {depth}{f', {flag}' if flag else ''})",
-                )
 
 
 def combine_kernel(code, count, m, n, parts, epilogue):

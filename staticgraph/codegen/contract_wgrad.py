@@ -20,10 +20,10 @@ from staticgraph.codegen.contract_parts import (
     combine_kernel,
     finish_columns,
     load_pointers,
-    row_tiles_of,
     tile_shape,
     up,
 )
+from staticgraph.codegen.microkernel import Column, Tile
 
 POSITIONS = 256  # products of one block
 ROWS = 288  # rows (c, kappa) of one tile: whole channels
@@ -56,7 +56,7 @@ class GradLayout:
         self.shape = tile_shape(p.code, self.rows, p.rows)
         self.columns = up(p.rows, self.shape.panel)
         self.across = up(self.rows, LANES) + LANES  # row length of the transposed result
-        self.b_panel = (self.lines * self.width + self.shape.lanes) * self.shape.panel
+        self.b_panel = (self.lines * self.width + LANES) * self.shape.panel
         self.table = 8 * up(self.lines * len(p.axes), 8)
         self.areas = (
             self.table,
@@ -71,57 +71,55 @@ class GradLayout:
 def pack_gradient(s, y):
     """Transpose dy of positions first .. end into column panels, image by image."""
     p, size, shape = y.p, ITEM[y.p.code], y.shape
-    plane, lanes = p.plane, y.shape.lanes
+    plane = p.plane
     with s.open(f"for n in range(first // {plane}, (end - 1) // {plane} + 1)"):
         s(
             f"begin = max(n * {plane} - first, 0)",
             f"stop = min((n + 1) * {plane}, end) - first",
             f"image = dy + (n * {p.groups * p.rows * plane} + first - n * {plane}) * {size}",
         )
-        with s.open(f"for m in range(0, {p.rows}, {lanes})"):
+        panels = -(-p.rows // shape.panel)
+        with s.open(f"for q in range({panels})"):
             s(
-                f"panel = packed_b + (m // {shape.panel} * {y.b_panel} + m % {shape.panel}) * {size}",
+                f"src = image + (q * {shape.panel * plane} + begin) * {size}",
+                f"dst = packed_b + (q * {y.b_panel} + begin * {shape.panel}) * {size}",
+                f"{s.transpose(p.code, shape.lanes, plane, shape.panel)}"
+                f"(src, dst, min({p.rows} - q * {shape.panel}, {shape.panel}), stop - begin)",
             )
-            with s.open(f"for j in range(begin, stop, {lanes})"):
-                s(
-                    f"{s.transpose(p.code, lanes)}(image + (m * {plane} + j) * {size}, "
-                    f"{plane * size}, panel + j * {shape.panel * size}, {shape.panel * size}, "
-                    f"{p.rows} - m, stop - j)"
-                )
 
 
 def run_product(s, y):
     """sums[(c, kappa), m] (+)= patches times dy over the block's positions."""
     p, size, shape = y.p, ITEM[y.p.code], y.shape
+    panels = -(-y.rows // shape.rows)
+    rows, extra = divmod(y.rows, panels)
     last = -(-p.rows // shape.panel) - 1
-    tail = p.rows - last * shape.panel
+    tail = -(-(p.rows - last * shape.panel) // shape.lanes)
 
-    def run(columns):
-        row_tiles_of(s, p.code, shape, y.rows, columns, a_strides=(y.pitch, 1), b_k=shape.panel,
-                     pitch=y.columns, a="packed", b="panel", c="column",
-                     depth="end - first", flag="more")  # fmt: skip
+    def run(vectors):
+        tile = Tile(
+            p.code, rows, vectors, shape.lanes, y.pitch, 1, shape.panel, y.columns,
+            vectors * shape.lanes, add=y.blocks_per_part > 1, fused=shape.fused,
+        )  # fmt: skip
+        s(
+            f"{s.column(Column(tile, extra > 0))}(packed, packed_b + q * {y.b_panel * size}, "
+            f"sums + q * {shape.panel * size}, end - first, unit - start, {extra}, {panels - extra})"
+        )
 
     with s.open(f"for q in range({last + 1})"):
-        s(f"panel = packed_b + q * {y.b_panel * size}", f"column = sums + q * {shape.panel * size}")
-        if tail > shape.lanes * (shape.vectors - 1):
-            run(shape.vectors * shape.lanes)
+        if tail == shape.vectors or not last:
+            run(tail)
         else:
             with s.open(f"if q < {last}"):
-                run(shape.vectors * shape.lanes)
+                run(shape.vectors)
             with s.open("else"):
                 run(tail)
 
 
 def transpose_result(s, y):
     """result[m, (c, kappa)] from sums[(c, kappa), m]."""
-    size, lanes, code = ITEM[y.p.code], y.shape.lanes, y.p.code
-    with s.open(f"for m in range(0, {y.p.rows}, {lanes})"):
-        with s.open(f"for r in range(0, {y.rows}, {lanes})"):
-            s(
-                f"{s.transpose(code, lanes)}(sums + (r * {y.columns} + m) * {size}, "
-                f"{y.columns * size}, result + (m * {y.across} + r) * {size}, "
-                f"{y.across * size}, {y.rows} - r, {y.p.rows} - m)"
-            )
+    move = s.transpose(y.p.code, y.shape.lanes, y.columns, y.across)
+    s(f"{move}(sums, result, {y.rows}, {y.p.rows})")
 
 
 def gradient_kernel(p, y, epilogue):
@@ -131,13 +129,9 @@ def gradient_kernel(p, y, epilogue):
     for k, area in enumerate(("table", "packed", "packed_b", "sums", "result")):
         s(f"{area} = scratch + {sum(y.areas[:k])}")
     last, rank = p.axes[-1], len(p.axes)
-    if last.step > 1:
-        s(f"hops = iota() * splat_i64({last.step})")
-    s(f"zero = splat_{p.code}(0)")
     for k, axis in enumerate(p.axes):
         phase = axis.phases[0]
         s(f"count_{k} = {phase.count}", f"taps_{k} = {phase.taps}", f"shift0_{k} = {phase.shift0}")
-    s.mark()
     columns = p.summed * p.taps
     with s.open("for t in range(lo, hi)"):
         s(
@@ -146,7 +140,6 @@ def gradient_kernel(p, y, epilogue):
             f"group = t // {y.channel_tiles * y.parts}",
             f"c0 = ct * {y.channels}",
             f"cc = min({p.summed} - c0, {y.channels})",
-            f"taps = {p.taps}",
             f"x = x_all + group * {p.summed * p.source * size}",
             f"dy = dy_all + group * {p.rows * p.plane * size}",
             f"start = part * {y.blocks_per_part * y.lines}",
@@ -160,7 +153,6 @@ def gradient_kernel(p, y, epilogue):
                 f"span = min({last.out} - t0, {y.width})",
                 f"first = line0 * {last.out} + t0",
                 f"end = first + (nlines - 1) * {last.out} + span",
-                "more = unit - start",
             )
             write_table(s, y)
             gather_patches(s, y)
@@ -175,7 +167,6 @@ def gradient_kernel(p, y, epilogue):
                 f"flat = (part * {p.groups * p.rows} + row) * {columns}",
             )
             finish_columns(s, p.code, epilogue, tail=True)
-    s.place_marked()
     about = f"{p.code} weight gradient of the convolution {p}, {rank} axes"
     name = "conv_weight_grad"
     return KernelStep(name, s.text(name, about, epilogue.imports), y.ntiles, buffers,

@@ -24,7 +24,7 @@ BLOCK = 8192
 #: what a scratch row may take, so that it stays in the second-level cache
 SCRATCH_LIMIT = 1 << 18
 # Worth keeping between two stages of a row rather than computing again.
-_DEAR = {
+DEAR = {
     "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "atan2",
     "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "ndtr", "sigmoid", "softplus",
     "log_sigmoid", "silu", "gelu", "gelu_tanh", "power", "hypot", "logaddexp", "cbrt", "left_shift",
@@ -209,7 +209,7 @@ class _Generator:
         for level in sorted(roots):
             for e in s.postorder(roots[level]):
                 levels.setdefault(e, set()).add(level)
-                dear[e] = e.name in _DEAR or any(dear.get(a, False) and self.v in self.deps(a) for a in e.args)
+                dear[e] = e.name in DEAR or any(dear.get(a, False) and self.v in self.deps(a) for a in e.args)
         offset = 0
         width = -(-self.columns // LANES) * LANES
         for level in sorted(roots):

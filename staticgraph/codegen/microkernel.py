@@ -1,24 +1,37 @@
-"""Register-tile kernels of the contraction template, emitted as explicit LLVM vector code.
+"""Register tiles of the contraction template, emitted as explicit LLVM vector code.
 
 A register tile keeps `rows x vectors` partial sums in vector registers and walks k once:
 `C[r, :] (+)= sum_k A[r, k] * B[k, :]`. Each output element is ONE chain of fused multiply-adds
 with k ascending, so its bits depend neither on the tile's size nor on its place in the matrix.
 All strides are compile-time constants: shapes are static, and constant offsets let every
 broadcast of A be an addressing mode instead of a pointer in a register.
-
-Python loops unrolled by LLVM would give the same arithmetic, but not a dependable register
-allocation; that is why this one piece is written as IR.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
+from numba.core import cgutils
 
-I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
-ELEMENT = {"f32": ir.FloatType(), "f64": ir.DoubleType()}
-BYTES = {"f32": 4, "f64": 8}
+from staticgraph.codegen.contract_ir import (
+    BYTES,
+    ELEMENT,
+    I32,
+    I64,
+    constant_lanes,
+    declare,
+    first_lanes,
+    fma,
+    load,
+    masked_load,
+    masked_store,
+    number,
+    offset,
+    outlined,
+    prefetch,
+    scaled,
+    splat,
+    store,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Tile:
     """One register tile: its shape, the strides it is specialised for (elements), its masks.
 
     `cols` counts valid columns; lanes from there on are neither stored nor, with `mask_b`,
-    loaded. With `add` the kernel takes a flag: 0 overwrites C, otherwise C is added to.
+    loaded. With `add` its last argument tells: 0 overwrites C, otherwise C is added to.
     """
 
     code: str
@@ -42,134 +55,35 @@ class Tile:
     add: bool = False
     fused: bool = True
 
-    def __post_init__(self):
-        if not (self.vectors - 1) * self.lanes < self.cols <= self.vectors * self.lanes:
-            raise ValueError(f"{self.cols} columns do not need {self.vectors} x {self.lanes} lanes")
-
     @property
     def symbol(self):
-        flags = f"{int(self.mask_b)}{int(self.add)}{int(self.fused)}"
-        numbers = (self.rows, self.vectors, self.lanes, self.a_row, self.a_k, self.b_k, self.c_row)
-        return f"sg_tile_{self.code}_{'_'.join(map(str, numbers))}_{self.cols}_{flags}"
-
-
-def declare(module, name, signature, body):
-    """The internal function `name` of `module`, built by `body(builder, args)` on first use.
-
-    Out of line on purpose: one copy per kernel keeps compile time and register pressure
-    independent of how many places call it.
-    """
-    if name in module.globals:
-        return module.globals[name]
-    function = ir.Function(module, signature, name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    function.attributes.add("nounwind")
-    # llvmlite only knows keyword attributes; the base class's add takes the string ones.
-    set.add(function.attributes, '"prefer-vector-width"="512"')
-    body(ir.IRBuilder(function.append_basic_block("entry")), function.args)
-    return function
-
-
-def offset(builder, address, amount):
-    return address if amount == 0 else builder.add(address, ir.Constant(I64, amount))
-
-
-def pointer(builder, address, kind):
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def load(builder, address, kind, align):
-    out = builder.load(pointer(builder, address, kind))
-    out.align = align
-    return out
-
-
-def store(builder, value, address, align):
-    builder.store(value, pointer(builder, address, value.type)).align = align
-
-
-def mask_constant(count, lanes):
-    return ir.Constant(ir.VectorType(I1, lanes), [int(lane < count) for lane in range(lanes)])
-
-
-def suffix(vector):
-    return f"v{vector.count}f{64 if isinstance(vector.element, ir.DoubleType) else 32}"
-
-
-def masked_load(builder, address, vector, mask, align):
-    name = f"llvm.masked.load.{suffix(vector)}.p0"
-    kinds = [vector.as_pointer(), I32, mask.type, vector]
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(vector, kinds), name
-    )
-    zero = ir.Constant(vector, None)
-    return builder.call(
-        function, [pointer(builder, address, vector), ir.Constant(I32, align), mask, zero]
-    )
-
-
-def masked_store(builder, value, address, mask, align):
-    name = f"llvm.masked.store.{suffix(value.type)}.p0"
-    kinds = [value.type, value.type.as_pointer(), I32, mask.type]
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(ir.VoidType(), kinds), name
-    )
-    target = pointer(builder, address, value.type)
-    builder.call(function, [value, target, ir.Constant(I32, align), mask])
-
-
-def prefetch(builder, address):
-    """Ask for a cache line that will be written soon."""
-    name, byte = "llvm.prefetch.p0", I8.as_pointer()
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), name
-    )
-    hints = [ir.Constant(I32, hint) for hint in (1, 3, 1)]
-    builder.call(function, [builder.inttoptr(address, byte), *hints])
-
-
-def fma(builder, a, b, c, fused):
-    """a * b + c with one rounding where the target has the instruction."""
-    if not fused:
-        return builder.fadd(builder.fmul(a, b), c)
-    name = f"llvm.fma.{suffix(a.type)}"
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(a.type, [a.type] * 3), name
-    )
-    return builder.call(function, [a, b, c])
-
-
-def splat(builder, value, lanes):
-    kind = ir.VectorType(value.type, lanes)
-    undef = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undef, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, undef, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+        numbers = (self.rows, self.vectors, self.lanes, self.a_row, self.a_k, self.b_k, self.c_row,
+                   self.cols, int(self.mask_b), int(self.add), int(self.fused))  # fmt: skip
+        return f"sg_tile_{self.code}_{'_'.join(str(n).replace('-', 'm') for n in numbers)}"
 
 
 def build_tile(tile, builder, args):
-    """Body of one register tile: zero the sums, one k loop, store or add to C."""
-    a_start, b_start, c_start, depth = args[:4]
+    """Body of one register tile (a, b, c, k, flag): zero the sums, one k loop, store or add to C."""
+    a_start, b_start, c_start, depth, flag = args
     size, element = BYTES[tile.code], ELEMENT[tile.code]
     vector = ir.VectorType(element, tile.lanes)
-    if tile.add:
-        # C comes from far away and is wanted only after the loop: ask for it now.
-        for r in range(tile.rows):
-            for v in range(0, tile.vectors * tile.lanes * size, 64):
-                prefetch(builder, offset(builder, c_start, r * tile.c_row * size + v))
-    entry, function = builder.block, builder.function
-    loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
-    some = builder.icmp_signed(">", depth, ir.Constant(I64, 0))
-    builder.cbranch(some, loop, done)
-
-    zero = ir.Constant(vector, None)
+    cells = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
+    places = {(r, v): (r * tile.c_row + v * tile.lanes) * size for r, v in cells}
     masks = [
-        mask_constant(tile.cols - v * tile.lanes, tile.lanes) if tile.cols < (v + 1) * tile.lanes
+        constant_lanes(0, tile.cols - v * tile.lanes, tile.lanes)
+        if tile.cols < (v + 1) * tile.lanes
         else None
         for v in range(tile.vectors)
     ]
-    cells = [(r, v) for r in range(tile.rows) for v in range(tile.vectors)]
+    if tile.add:
+        # C comes from far away and is wanted only after the loop: ask for it now.
+        for place in places.values():
+            prefetch(builder, offset(builder, c_start, place))
+    entry, function = builder.block, builder.function
+    loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed(">", depth, number(0)), loop, done)
 
+    zero = ir.Constant(vector, None)
     builder.position_at_end(loop)
     k, a, b = (builder.phi(I64) for _ in range(3))
     sums = {cell: builder.phi(vector) for cell in cells}
@@ -186,150 +100,81 @@ def build_tile(tile, builder, args):
         wide = splat(builder, scalar, tile.lanes)
         for v in range(tile.vectors):
             after[r, v] = fma(builder, wide, row_of_b[v], sums[r, v], tile.fused)
-    following = builder.sub(k, ir.Constant(I64, 1))
-    steps = [(k, depth, following), (a, a_start, offset(builder, a, tile.a_k * size)),
-             (b, b_start, offset(builder, b, tile.b_k * size))]
-    for phi, start, stepped in steps:
+    left = builder.sub(k, number(1))
+    following = offset(builder, a, tile.a_k * size), offset(builder, b, tile.b_k * size)
+    steps = [(k, depth, left), (a, a_start, following[0]), (b, b_start, following[1])]
+    for phi, start, stepped in (*steps, *((sums[cell], zero, after[cell]) for cell in cells)):
         phi.add_incoming(start, entry)
         phi.add_incoming(stepped, loop)
-    for cell in cells:
-        sums[cell].add_incoming(zero, entry)
-        sums[cell].add_incoming(after[cell], loop)
-    builder.cbranch(builder.icmp_signed(">", following, ir.Constant(I64, 0)), loop, done)
+    builder.cbranch(builder.icmp_signed(">", left, number(0)), loop, done)
 
     builder.position_at_end(done)
-    results = {}
-    for cell in cells:
-        results[cell] = builder.phi(vector)
-        results[cell].add_incoming(zero, entry)
-        results[cell].add_incoming(after[cell], loop)
+    results = {cell: builder.phi(vector) for cell in cells}
+    for cell, phi in results.items():
+        phi.add_incoming(zero, entry)
+        phi.add_incoming(after[cell], loop)
 
     def finish(adding):
-        for r, v in cells:
-            address = offset(builder, c_start, (r * tile.c_row + v * tile.lanes) * size)
-            value, mask = results[r, v], masks[v]
+        for (r, v), value in results.items():
+            address, mask = offset(builder, c_start, places[r, v]), masks[v]
             if mask is None:
                 if adding:
                     value = builder.fadd(load(builder, address, vector, size), value)
                 store(builder, value, address, size)
             else:
                 if adding:
-                    old = masked_load(builder, address, vector, mask, size)
-                    value = builder.fadd(old, value)
+                    value = builder.fadd(masked_load(builder, address, vector, mask, size), value)
                 masked_store(builder, value, address, mask, size)
-        builder.ret_void()
 
-    if tile.add:
-        adding = builder.icmp_signed("!=", args[4], ir.Constant(I64, 0))
-        yes, no = function.append_basic_block("add"), function.append_basic_block("set")
-        builder.cbranch(adding, yes, no)
-        builder.position_at_end(yes)
-        finish(True)
-        builder.position_at_end(no)
-    finish(False)
-
-
-def register_tile(tile):
-    """The intrinsic of a `Tile`: call it as f(a, b, c, k) or, with `add`, f(a, b, c, k, flag)."""
-    count = 5 if tile.add else 4
-    shape = ir.FunctionType(ir.VoidType(), [I64] * count)
-
-    def codegen(context, builder, signature, args):
-        function = declare(
-            builder.module, tile.symbol, shape, lambda inner, params: build_tile(tile, inner, params)
-        )
-        builder.call(function, args)
-        return context.get_dummy_value()
-
-    result = types.void(*[types.int64] * count)
-    if tile.add:
-
-        @intrinsic
-        def kernel(typing, a, b, c, k, flag):
-            return result, codegen
-    else:
-
-        @intrinsic
-        def kernel(typing, a, b, c, k):
-            return result, codegen
-
-    return kernel
+    if not tile.add:
+        finish(False)
+        return
+    with builder.if_else(builder.icmp_signed("!=", flag, number(0))) as (then, otherwise):
+        with then:
+            finish(True)
+        with otherwise:
+            finish(False)
 
 
-def build_transpose(code, lanes, builder, args):
-    """dst[c, r] = src[r, c] of one lanes x lanes block; rows and columns outside count as zero.
+@dataclass(frozen=True)
+class Column:
+    """Register tiles below one another: with `taller`, some that are one row higher come first.
 
-    log2(lanes) rounds exchange off-diagonal blocks of 1, 2, 4, ... lanes, which are two-register
-    shuffles. All lanes x lanes results are stored.
+    `a_step` is the distance in A from one panel of rows to the next, 0 for rows * a_row.
     """
-    src, src_row, dst, dst_row, rows, cols = args
-    size, vector = BYTES[code], ir.VectorType(ELEMENT[code], lanes)
-    function = builder.function
-    whole, part, work = (function.append_basic_block(n) for n in ("whole", "part", "work"))
-    full = ir.Constant(I64, lanes)
-    both = builder.and_(builder.icmp_signed(">=", rows, full), builder.icmp_signed(">=", cols, full))
-    builder.cbranch(both, whole, part)
-    addresses = {}
-    for block in (whole, part):
-        builder.position_at_end(block)
-        addresses[block] = [
-            builder.add(src, builder.mul(src_row, ir.Constant(I64, r))) for r in range(lanes)
-        ]
-    builder.position_at_end(whole)
-    direct = [load(builder, address, vector, size) for address in addresses[whole]]
-    builder.branch(work)
-    builder.position_at_end(part)
-    count = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
-    inside = builder.icmp_signed("<", count, splat(builder, cols, lanes))
-    none = ir.Constant(inside.type, None)
-    masked = []
-    for r, address in enumerate(addresses[part]):
-        valid = builder.icmp_signed("<", ir.Constant(I64, r), rows)
-        mask = builder.select(valid, inside, none)
-        masked.append(masked_load(builder, address, vector, mask, size))
-    builder.branch(work)
-    builder.position_at_end(work)
-    block = []
-    for one, other in zip(direct, masked, strict=True):
-        phi = builder.phi(vector)
-        phi.add_incoming(one, whole)
-        phi.add_incoming(other, part)
-        block.append(phi)
-    reach = 1
-    while reach < lanes:
-        upper = [i if not i & reach else lanes + i - reach for i in range(lanes)]
-        lower = [lanes + i if i & reach else i + reach for i in range(lanes)]
-        order = ir.VectorType(I32, lanes)
-        for r in range(lanes):
-            if not r & reach:
-                a, b = block[r], block[r + reach]
-                block[r] = builder.shuffle_vector(a, b, ir.Constant(order, upper))
-                block[r + reach] = builder.shuffle_vector(a, b, ir.Constant(order, lower))
-        reach *= 2
-    for r, value in enumerate(block):
-        store(builder, value, builder.add(dst, builder.mul(dst_row, ir.Constant(I64, r))), size)
-    builder.ret_void()
+
+    tile: Tile
+    taller: bool
+    a_step: int = 0
+
+    @property
+    def symbol(self):
+        return f"{self.tile.symbol}_column_{int(self.taller)}_{self.a_step}"
 
 
-def transposer(code, lanes):
-    """f(src, src_row, dst, dst_row, rows, cols), strides in bytes: see `build_transpose`."""
-    shape = ir.FunctionType(ir.VoidType(), [I64] * 6)
+def build_column(column, builder, args):
+    """Body of a column: (a, b, c, k, flag, taller ones, others)."""
+    a, b, c, k, flag, tall, others = args
+    size = BYTES[column.tile.code]
+    groups = [(others, column.tile)]
+    if column.taller:
+        groups.insert(0, (tall, replace(column.tile, rows=column.tile.rows + 1)))
+    for count, tile in groups:
+        body = lambda inner, params, tile=tile: build_tile(tile, inner, params)  # noqa: E731
+        step_a = (column.a_step or tile.rows * tile.a_row) * size
+        step_c = tile.rows * tile.c_row * size
+        function = declare(builder.module, tile.symbol, 5, body)
+        with cgutils.for_range(builder, count, intp=I64) as loop:
+            at_a = builder.add(a, scaled(builder, loop.index, step_a))
+            at_c = builder.add(c, scaled(builder, loop.index, step_c))
+            builder.call(function, [at_a, b, at_c, k, flag])
+        a = builder.add(a, scaled(builder, count, step_a))
+        c = builder.add(c, scaled(builder, count, step_c))
 
-    def codegen(context, builder, signature, args):
-        function = declare(
-            builder.module,
-            f"sg_transpose_{code}_{lanes}",
-            shape,
-            lambda inner, params: build_transpose(code, lanes, inner, params),
-        )
-        builder.call(function, args)
-        return context.get_dummy_value()
 
-    @intrinsic
-    def kernel(typing, src, src_row, dst, dst_row, rows, cols):
-        return types.void(*[types.int64] * 6), codegen
-
-    return kernel
+def column_of_tiles(column):
+    """f(a, b, c, k, flag, taller ones, others): see `Column`."""
+    return outlined(column.symbol, 7, lambda builder, args: build_column(column, builder, args))
 
 
 @dataclass(frozen=True)
@@ -351,59 +196,61 @@ class Dots:
         """Sums per column: enough independent chains to hide the latency of one."""
         return max(1, 8 // self.cols)
 
+    @property
+    def symbol(self):
+        numbers = (self.cols, self.lanes, self.b_col, int(self.fused))
+        return f"sg_dots_{self.code}_{'_'.join(str(n).replace('-', 'm') for n in numbers)}"
+
 
 def build_dots(dots, builder, args):
-    """Body of `Dots`: blocks of unroll x lanes products, then single vectors, then a masked rest."""
+    """Body (a, b, c, k, flag): blocks of unroll x lanes products, single vectors, a masked rest."""
     a_start, b_start, c, depth, flag = args
     size, element, lanes = BYTES[dots.code], ELEMENT[dots.code], dots.lanes
     vector, function = ir.VectorType(element, lanes), builder.function
     cells = [(j, u) for j in range(dots.cols) for u in range(dots.unroll)]
     zero = ir.Constant(vector, None)
 
-    def step(at, sums, units, mask):
-        """The sums after products at..at + units * lanes."""
-        new = dict(sums)
-        place = builder.mul(at, ir.Constant(I64, size))
+    def step(at, sums, units, mask=None):
+        """The sums after products at .. at + units * lanes."""
+        new, place = dict(sums), scaled(builder, at, size)
+        starts = [a_start, *(offset(builder, b_start, j * dots.b_col * size) for j in range(dots.cols))]
+        places = [builder.add(start, place) for start in starts]
         for u in range(units):
-            shift = u * lanes * size
-            fetch = [builder.add(a_start, place)]
-            fetch += [builder.add(offset(builder, b_start, j * dots.b_col * size), place)
-                      for j in range(dots.cols)]  # fmt: skip
-            got = [
-                load(builder, offset(builder, address, shift), vector, size) if mask is None
-                else masked_load(builder, address, vector, mask, size)
-                for address in fetch
-            ]
+            got = []
+            for address in places:
+                at_u = offset(builder, address, u * lanes * size)
+                got.append(
+                    load(builder, at_u, vector, size)
+                    if mask is None
+                    else masked_load(builder, at_u, vector, mask, size)
+                )
             for j in range(dots.cols):
                 new[j, u] = fma(builder, got[0], got[1 + j], sums[j, u], dots.fused)
         return new
 
-    def loop(name, begin, sums, units):
-        """Take whole steps while they fit; returns where it stopped and the sums."""
+    def loop(begin, sums, units):
+        """Take whole steps while they fit; returns where that ended and the sums."""
         before = builder.block
-        head, body, after = (function.append_basic_block(f"{name}_{n}") for n in ("head", "body", "end"))
+        head, body, after = (function.append_basic_block(n) for n in ("head", "body", "after"))
         builder.branch(head)
         builder.position_at_end(head)
-        at = builder.phi(I64)
-        phis = {cell: builder.phi(vector) for cell in cells}
-        following = builder.add(at, ir.Constant(I64, units * lanes))
+        at, phis = builder.phi(I64), {cell: builder.phi(vector) for cell in cells}
+        following = offset(builder, at, units * lanes)
         builder.cbranch(builder.icmp_signed("<=", following, depth), body, after)
         builder.position_at_end(body)
-        new = step(at, phis, units, None)
+        new = step(at, phis, units)
         builder.branch(head)
-        for phi, start, stepped in ((at, begin, following), *((phis[x], sums[x], new[x]) for x in cells)):
+        steps = [(phis[cell], sums[cell], new[cell]) for cell in cells]
+        for phi, start, stepped in ((at, begin, following), *steps):
             phi.add_incoming(start, before)
             phi.add_incoming(stepped, body)
         builder.position_at_end(after)
         return at, phis
 
-    at, sums = loop("wide", ir.Constant(I64, 0), dict.fromkeys(cells, zero), dots.unroll)
+    at, sums = loop(number(0), dict.fromkeys(cells, zero), dots.unroll)
     if dots.unroll > 1:
-        at, sums = loop("single", at, sums, 1)
-    left = builder.sub(depth, at)
-    lane = ir.Constant(ir.VectorType(I64, lanes), list(range(lanes)))
-    mask = builder.icmp_signed("<", lane, splat(builder, left, lanes))
-    sums = step(at, sums, 1, mask)
+        at, sums = loop(at, sums, 1)
+    sums = step(at, sums, 1, first_lanes(builder, builder.sub(depth, at), lanes))
     columns = []
     for j in range(dots.cols):
         total = sums[j, 0]
@@ -413,38 +260,28 @@ def build_dots(dots, builder, args):
     columns += [zero] * (lanes - dots.cols)
     reach = lanes // 2
     while reach:
-        upper = [i if not i & reach else lanes + i - reach for i in range(lanes)]
-        lower = [lanes + i if i & reach else i + reach for i in range(lanes)]
-        order = ir.VectorType(I32, lanes)
-        columns = [
-            builder.fadd(builder.shuffle_vector(x, y, ir.Constant(order, upper)),
-                         builder.shuffle_vector(x, y, ir.Constant(order, lower)))
-            for x, y in zip(columns[:reach], columns[reach:], strict=True)
-        ]  # fmt: skip
+        halves = [exchange(builder, x, y, reach) for x, y in zip(columns, columns[reach:], strict=False)]
+        columns = [builder.fadd(upper, lower) for upper, lower in halves[:reach]]
         reach //= 2
-    inside = mask_constant(dots.cols, lanes)
-    adding = splat(builder, builder.icmp_signed("!=", flag, ir.Constant(I64, 0)), lanes)
+    inside = constant_lanes(0, dots.cols, lanes)
+    adding = splat(builder, builder.icmp_signed("!=", flag, number(0)), lanes)
     wanted = builder.and_(adding, inside)
     old = masked_load(builder, c, vector, wanted, size)
     value = builder.select(wanted, builder.fadd(old, columns[0]), columns[0])
     masked_store(builder, value, c, inside, size)
-    builder.ret_void()
+
+
+def exchange(builder, a, b, reach):
+    """Swap the off-diagonal blocks of `reach` lanes of two vectors: one round of a transpose."""
+    lanes = a.type.count
+    upper = [i if not i & reach else lanes + i - reach for i in range(lanes)]
+    lower = [lanes + i if i & reach else i + reach for i in range(lanes)]
+    order = ir.VectorType(I32, lanes)
+    return tuple(
+        builder.shuffle_vector(a, b, ir.Constant(order, pattern)) for pattern in (upper, lower)
+    )
 
 
 def dot_products(dots):
-    """The intrinsic of `Dots`: f(a, b, c, k, flag); flag 0 overwrites C, otherwise it is added to."""
-    name = f"sg_dots_{dots.code}_{dots.cols}_{dots.lanes}_{dots.b_col}_{int(dots.fused)}"
-    shape = ir.FunctionType(ir.VoidType(), [I64] * 5)
-
-    def codegen(context, builder, signature, args):
-        function = declare(
-            builder.module, name, shape, lambda inner, params: build_dots(dots, inner, params)
-        )
-        builder.call(function, args)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def kernel(typing, a, b, c, k, flag):
-        return types.void(*[types.int64] * 5), codegen
-
-    return kernel
+    """f(a, b, c, k, flag), flag 0 overwrites C, otherwise C is added to: see `Dots`."""
+    return outlined(dots.symbol, 5, lambda builder, args: build_dots(dots, builder, args))

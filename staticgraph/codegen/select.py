@@ -70,7 +70,7 @@ def code_of(node: Node, name: str) -> Code:
         return contraction_code(node, body, base, name)
     region = lower(body)
     kernels = cpu.generate(region, name, domain_of(body))
-    dear = sum(1 for n in body.nodes if n.op.name in cpu._DEAR)
+    dear = sum(1 for n in body.nodes if n.op.name in cpu.DEAR)
     arithmetic = sum(1 for n in body.nodes if n.op not in (INPUT, CONSTANT))
     launches = [
         Launch(

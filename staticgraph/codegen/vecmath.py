@@ -62,7 +62,7 @@ def _half_expm1(x: V) -> V:
     x = clamp(x, *{"f32": (-20.0, 88.9), "f64": (-40.0, 709.9)}[x.code])
     r, t = exp_reduce(x)
     half_power = (t.as_int() - (BIAS[x.code] + 1) << MANTISSA[x.code]).as_float()
-    return half_power.fma(exp_poly(r), half_power - 0.5)
+    return half_power.fma(exp_poly(r, "EXPM1"), half_power - 0.5)
 
 
 def expm1(x: V) -> V:

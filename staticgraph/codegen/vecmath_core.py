@@ -143,9 +143,9 @@ def exp_reduce(x: V, low: V | None = None) -> Pair:
     return (r if low is None else r + low), t
 
 
-def exp_poly(r: V) -> V:
+def exp_poly(r: V, name: str = "EXP") -> V:
     """exp(r) - 1 for the reduced r."""
-    return (r * r).fma(poly(r, table("EXP", r)), r)
+    return (r * r).fma(poly(r, table(name, r)), r)
 
 
 def scale(value: V, t: V) -> V:

@@ -1,7 +1,9 @@
 """The logarithm of the gamma function and its derivative.
 
-Positive arguments: rational functions below 8, an asymptotic series above. Negative ones are
-reflected; there, and only there, a result near zero has a small absolute error, not a relative one.
+Positive arguments: rational functions below 8, an asymptotic series above. The rational functions
+give the small distance to something simple (a multiple of the factor that vanishes, a line), so
+that their rounding counts little. Negative arguments are reflected; there, and only there, a result near zero
+has a small absolute error, not a relative one.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ def lgamma(x: V) -> V:
     y = select(near, x + 1.0, a)
 
     low = y < _SPLIT
-    value = ratio(select(low, y, y - _SPLIT), low, "LGAMMA_LOW", "LGAMMA_HIGH")
+    beyond = y - _SPLIT
+    value = ratio(select(low, y, beyond), low, "LGAMMA_LOW", "LGAMMA_HIGH")
+    zeros = (y - 1.0) * (y - 2.0)
     # + 0.0: the zeros at 1 and 2 are positive ones.
-    value = value * select(low, (y - 1.0) * (y - 2.0), 1.0) + 0.0
+    near_zeros = zeros.fma(value, zeros * 0.5) + 0.0
+    value = select(low, near_zeros, beyond.fma(1.5, 0.6875) + value)
 
     inverse = 1.0 / y
     series = inverse * poly(inverse * inverse, table("STIRLING", x))
@@ -56,9 +61,10 @@ def digamma(x: V) -> V:
     z = select(short, y + 1.0, y)
 
     low = z < _SPLIT
-    value = ratio(select(low, z, z - _SPLIT), low, "DIGAMMA_LOW", "DIGAMMA_HIGH")
+    value = ratio(z - select(low, z.const(1.0), _SPLIT), low, "DIGAMMA_LOW", "DIGAMMA_HIGH")
     root, root_low = pieces("digamma_root", x.code, 2)
-    value = value * select(low, (z - root) - root_low, 1.0)
+    distance = (z - root) - root_low
+    value = select(low, distance.fma(value, distance * 0.875), value + 1.5)
 
     inverse = 1.0 / z
     square = inverse * inverse
