@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from staticgraph.codegen.cpu import DEAR
 from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, is_reduction, lower, mode
-from staticgraph.fusion import CONTRACTIONS, VIEWS, make
+from staticgraph.fusion import CONTRACTIONS, VIEWS, make, solid_operands
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
 from staticgraph.op import Elementwise, NestOp
 from staticgraph.passmanager import graph_pass, in_bodies
@@ -363,18 +363,17 @@ class _Fuser:
                 return False
         for x, y in ((a, b), (b, a)):
             if y.before & 1 << x.number:
-                for other in self.groups.values():
-                    if other is not x and other is not y and y.before & 1 << other.number and other.before & 1 << x.number:
-                        return False
                 if any(o in x.sinks for n in y.nodes for o in n.operands):
                     return False
-                # Views between the two would be read at other indices.
-                inside = {id(n) for n in x.nodes}
                 for n in y.nodes:
                     for o in n.operands:
-                        if id(o.node) not in inside and id(self.source(o).node) in inside:
-                            return False
-                        if id(o.node) in inside and not (o.shape == a.shape):
+                        g = self.group_of.get(id(o.node))
+                        if g is x:
+                            if o.shape != a.shape:
+                                return False
+                        elif g is not y and self.before(o) & 1 << x.number:
+                            # What leads from x to y around both would become a cycle, and views
+                            # between the two would be read at other indices.
                             return False
         return True
 
@@ -439,10 +438,14 @@ class _Fuser:
     def external(self, piece: list[Node]) -> list[Tensor]:
         """What a piece loads: behind views, outside of it."""
         inside = {id(n) for n in piece}
+        solid = solid_operands(piece)
         found: dict[Tensor, None] = {}
         stack = [o for n in piece for o in n.operands]
         while stack:
             o = stack.pop()
+            if o in solid:
+                found[o] = None
+                continue
             if id(o.node) in inside or (o.node.op is CONSTANT and o.size == 1):
                 continue
             if o.node.op.name in VIEWS or o.node.op.name == "iota":

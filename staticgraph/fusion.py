@@ -6,7 +6,8 @@ inputs and is closed, so text, verification and every pass see through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
 
 import numpy as np
 
@@ -44,6 +45,66 @@ def contraction_of(body: Graph) -> Node | None:
     return next((n for n in body.nodes if n.op.name in CONTRACTIONS), None)
 
 
+def strided(t: Tensor, stop: Callable[[Tensor], bool]) -> tuple[Tensor, tuple[int, ...], int]:
+    """(base, element strides, start) of a chain of views; `stop` ends the chain."""
+    node = t.node
+    if stop(t) or node.op.name not in VIEWS:
+        return t, contiguous(t.shape), 0
+    source = node.operands[0]
+    base, strides, start = strided(source, stop)
+    a = node.attrs
+    if node.op.name == "transpose":
+        return base, tuple(strides[k] for k in a["axes"]), start
+    if node.op.name == "broadcast_to":
+        lead = t.ndim - source.ndim
+        wide = tuple(0 if n == 1 else st for n, st in zip(source.shape, strides, strict=True))
+        return base, (0,) * lead + wide, start
+    if node.op.name == "slice":
+        start += sum(i * st for i, st in zip(a["start"], strides, strict=True))
+        return base, tuple(st * d for st, d in zip(strides, a["step"], strict=True)), start
+    if node.op.name == "flip":
+        start += sum((source.shape[k] - 1) * strides[k] for k in a["axes"])
+        return base, tuple(-st if k in a["axes"] else st for k, st in enumerate(strides)), start
+    made = reshaped_strides(source.shape, strides, t.shape)
+    return (t, contiguous(t.shape), 0) if made is None else (base, made, start)
+
+
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
+def reshaped_strides(old: Sequence[int], strides: Sequence[int], new: Sequence[int]) -> tuple[int, ...] | None:
+    """Strides after a reshape without a copy, None where there are none."""
+    if strides == contiguous(old):
+        return contiguous(new)
+    real = [(n, st) for n, st in zip(old, strides, strict=True) if n != 1]
+    if [n for n, _ in real] != [n for n in new if n != 1]:
+        return None
+    left = iter(real)
+    return tuple(0 if n == 1 else next(left)[1] for n in new)
+
+
+def solid_operands(nodes: Iterable[Node]) -> set[Tensor]:
+    """Tensors that a contraction among the nodes reads from memory as they are.
+
+    A matrix product reads transposes and broadcasts through strides; what strides cannot say, and
+    everything that a convolution reads, must be in memory.
+    """
+    found: set[Tensor] = set()
+    for node in nodes:
+        if node.op.name in CONTRACTIONS and node.op.name != "matmul":
+            found.update(node.operands)
+        elif node.op.name == "matmul":
+            for t in node.operands:
+                base, _, _ = strided(t, lambda _: False)
+                known = base.node.op is CONSTANT and base.size == 1
+                if known or base.node.op.name == "iota":
+                    found.add(t)
+                elif base.node.op.name in VIEWS:
+                    found.add(base)
+    return found
+
+
 def make(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> tuple[Node, dict[Tensor, Tensor]]:
     """A fusion of nodes (operands first) that yields `outputs`; views they read go into the body.
 
@@ -53,16 +114,17 @@ def make(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> tuple[Node, dict[T
     operands: list[Tensor] = []
     inputs: list[Tensor] = []
     members = {id(n) for n in nodes}
+    solid = solid_operands(nodes)
 
     def value(t: Tensor) -> Tensor:
         found = inside.get(t)
         if found is not None:
             return found
         node = t.node
-        if node.op is CONSTANT and t.size == 1:
+        if node.op is CONSTANT and t.size == 1 and t not in solid:
             inside[t] = t
             return t
-        if node.op.name in VIEWS or node.op.name == "iota" or id(node) in members:
+        if t not in solid and (node.op.name in VIEWS or node.op.name == "iota" or id(node) in members):
             made = node.with_operands([value(o) for o in node.operands])
             inside.update(zip(node.results, made.results, strict=True))
             return inside[t]

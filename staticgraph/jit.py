@@ -22,6 +22,7 @@ from numba.core.compiler_machinery import AnalysisPass, PassManager, register_pa
 from numba.core.registry import cpu_target
 
 from staticgraph import direct
+from staticgraph.meanings import Meanings, Unsupported
 
 RAISES = (ir.Raise, ir.StaticRaise, ir.DynamicRaise, ir.TryRaise)
 
@@ -146,7 +147,7 @@ def _flags() -> compiler.Flags:
 
 
 _types = _RememberingTypes(cpu_target.typing_context)
-_meanings = direct.Meanings(compiler._make_subtarget(cpu_target.target_context, _flags()))
+_meanings = Meanings(compiler._make_subtarget(cpu_target.target_context, _flags()))
 _meanings.context.typing_context = _meanings.typing
 
 
@@ -190,7 +191,7 @@ def lower_directly(
 
     def leave(value: llvmir.Value | None) -> None:
         if returns and value is None:
-            raise direct.Unsupported("a function that returns a number or nothing")
+            raise Unsupported("a function that returns a number or nothing")
         context.call_conv.return_value(builder, value or context.get_dummy_value())
 
     with context.push_code_library(library):

@@ -64,7 +64,7 @@ def directory() -> Path:
     """STATICGRAPH_CACHE_DIR, else `staticgraph` in the XDG cache directory."""
     chosen = os.environ.get("STATICGRAPH_CACHE_DIR")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "staticgraph"
 

@@ -14,6 +14,7 @@ import functools
 import gc
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 import tempfile
@@ -32,6 +33,10 @@ from staticgraph.kernelcache import Entry, KernelCache
 FOREIGN = ("numba_", "NRT_", "_ZN5numba")
 
 _lock = threading.RLock()
+# A child forked while another thread compiles would find the lock taken for ever.
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
 _kernels: dict[str, Kernel] = {}
 
 

@@ -15,7 +15,6 @@ import ctypes
 import functools
 import itertools
 import os
-import threading
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -25,7 +24,6 @@ from llvmlite.binding import newpassmanagers as passes
 Owner = TypeVar("Owner")
 REGISTER_TILE = '@"sg_tile_'  # how a function of codegen/microkernel.py appears in assembly
 
-_lock = threading.RLock()
 _library_numbers = itertools.count()
 
 
@@ -39,7 +37,8 @@ def host() -> tuple[str, str]:
     name = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
-        features = llvm.get_host_cpu_features().flatten()
+        generic = name.lower() == "generic"
+        features = "" if generic else llvm.get_host_cpu_features().flatten()
     return name, features
 
 
@@ -140,10 +139,9 @@ def link(objects: dict[str, bytes]) -> dict[str, int]:
         builder.add_object_img(code)
         builder.export_symbol(symbol)
     builder.add_current_process()
-    with _lock:
-        try:
-            tracker = builder.link(_linker(), f"staticgraph-{next(_library_numbers)}")
-        except RuntimeError as error:
-            raise LinkError(f"cannot link {', '.join(objects)}: {error}") from None
+    try:
+        tracker = builder.link(_linker(), f"staticgraph-{next(_library_numbers)}")
+    except RuntimeError as error:
+        raise LinkError(f"cannot link {', '.join(objects)}: {error}") from None
     _immortal(tracker)
     return {symbol: tracker[symbol] for symbol in objects}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from staticgraph import direct, jit, native
+from staticgraph import jit, native
 from staticgraph.launch import launcher_sources
+from staticgraph.meanings import Unsupported
 
 NUMBERS = itertools.count()
 HELPERS = """
@@ -254,7 +255,7 @@ UNSUPPORTED = {
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_the_rest_is_left_to_numba(name):
     text = "def k(a, b):\n" + textwrap.indent(UNSUPPORTED[name], "    ")
-    with pytest.raises(direct.Unsupported):
+    with pytest.raises(Unsupported):
         jit.lower_directly(*parse(text), "k", 2, "unsupported")
 
 

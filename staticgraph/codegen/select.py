@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 from staticgraph.codegen import contract, cpu
@@ -12,7 +11,7 @@ from staticgraph.codegen.cpu import KernelSpec
 from staticgraph.codegen.epilogue import RegionEpilogue, split
 from staticgraph.codegen.lower import CannotLower, domain_of, lower
 from staticgraph.errors import InternalError
-from staticgraph.fusion import FUSION, contraction_of
+from staticgraph.fusion import FUSION, contiguous, contraction_of, strided
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
 from staticgraph.op import NestOp
 from staticgraph.types import SHORT
@@ -105,48 +104,6 @@ def single(node: Node) -> Graph:
 
 # ---------------------------------------------------------------------------- contractions
 
-STRIDED = ("transpose", "broadcast_to", "slice", "flip", "reshape")
-
-
-def strided(t: Tensor, stop: Callable[[Tensor], bool]) -> tuple[Tensor, tuple[int, ...], int]:
-    """(base, element strides, start) of a chain of views; `stop` ends the chain."""
-    node = t.node
-    if stop(t) or node.op.name not in STRIDED:
-        return t, contiguous(t.shape), 0
-    source = node.operands[0]
-    base, strides, start = strided(source, stop)
-    a = node.attrs
-    if node.op.name == "transpose":
-        return base, tuple(strides[k] for k in a["axes"]), start
-    if node.op.name == "broadcast_to":
-        lead = t.ndim - source.ndim
-        wide = tuple(0 if n == 1 else st for n, st in zip(source.shape, strides, strict=True))
-        return base, (0,) * lead + wide, start
-    if node.op.name == "slice":
-        start += sum(i * st for i, st in zip(a["start"], strides, strict=True))
-        return base, tuple(st * d for st, d in zip(strides, a["step"], strict=True)), start
-    if node.op.name == "flip":
-        start += sum((source.shape[k] - 1) * strides[k] for k in a["axes"])
-        return base, tuple(-st if k in a["axes"] else st for k, st in enumerate(strides)), start
-    made = reshaped_strides(source.shape, strides, t.shape)
-    return (t, contiguous(t.shape), 0) if made is None else (base, made, start)
-
-
-def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
-
-
-def reshaped_strides(old: Sequence[int], strides: Sequence[int], new: Sequence[int]) -> tuple[int, ...] | None:
-    """Strides after a reshape without a copy, None where there are none."""
-    if strides == contiguous(old):
-        return contiguous(new)
-    real = [(n, st) for n, st in zip(old, strides, strict=True) if n != 1]
-    if [n for n, _ in real] != [n for n in new if n != 1]:
-        return None
-    left = iter(real)
-    return tuple(0 if n == 1 else next(left)[1] for n in new)
-
-
 def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
     inputs = {t: k for k, t in enumerate(body.inputs)}
     epilogue = None
@@ -157,8 +114,9 @@ def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
     def stop(t: Tensor) -> bool:
         return t.node.op is INPUT
 
-    operands = [strided(t, stop) for t in base.operands]
-    if base.op.name != "matmul":
+    if base.op.name == "matmul":
+        operands = [strided(t, stop) for t in base.operands]
+    else:
         # The convolution templates read contiguous operands.
         operands = [(t, contiguous(t.shape), 0) for t in base.operands]
     if any(b not in inputs for b, _, _ in operands):
