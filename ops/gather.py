@@ -211,14 +211,13 @@ def index_check(node: Node) -> Tensor | None:
 
 
 def index_message(node: Node) -> str:
-    """What to say where `index_check(node)` is false."""
+    """What to say where `index_check(node)` is false; the same for a gather and its gradient."""
     if node.op is CHECK_INDEX:
         return f"an index or label is outside 0..{node.attrs['size'] - 1}"
     shape = node.operands[0].shape if node.op is Gather else node.attrs["shape"]
     sizes = [n for n, v in zip(shape, node.attrs["source"], strict=True) if v < 0]
     low = "-{0}" if node.attrs["mode"] == PYTHON else "0"
-    allowed = ", ".join(f"{low.format(n)}..{n - 1}" for n in sizes)
-    return f"{node.op.name}: an index is outside {allowed}"
+    return f"an index is outside {', '.join(f'{low.format(n)}..{n - 1}' for n in sizes)}"
 
 
 def _in_range(index: Tensor, low: int, high: int) -> Tensor:

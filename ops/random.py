@@ -32,6 +32,8 @@ from staticgraph.ops.elementwise import (
 from staticgraph.ops.shape import broadcast_to, linear_index
 from staticgraph.types import TensorType, as_dtype, as_shape, broadcast_shapes, is_float, is_integer
 
+__all__ = ["bernoulli", "bits", "fold_in", "key", "normal", "randint", "split", "uniform"]
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _MANTISSA = {"float32": 24, "float64": 53}
 

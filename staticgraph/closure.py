@@ -18,7 +18,6 @@ from staticgraph.errors import GraphTypeError
 from staticgraph.gradient import pullback, pushforward
 from staticgraph.interpret import run
 from staticgraph.ir import (
-    CONSTANT,
     FUNCTIONS,
     INPUT,
     VARIABLE,
@@ -32,9 +31,6 @@ from staticgraph.ir import (
 )
 from staticgraph.op import is_scalar
 from staticgraph.types import TensorType, is_differentiable
-
-#: constants of at most this many elements are copied into a body, larger ones become operands
-COPIED = 64
 
 
 def trace(op: str, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> tuple[int, Any]:
@@ -89,13 +85,11 @@ def close(
     """(operands, bodies): for each group of tensors a closed graph that computes them.
 
     All bodies have one input for each operand, in order, then their `own` inputs. Outer nodes are
-    those made before `since`, graph inputs and variables; constants of few elements are copied.
+    those made before `since`, graph inputs and variables.
     """
     mine = {t for inputs in own for t in inputs}
 
     def outer(node: Node) -> bool:
-        if node.op is CONSTANT:
-            return node.serial < since and node.results[0].size > COPIED
         if node.op in (INPUT, VARIABLE):
             return node.results[0] not in mine
         return node.serial < since

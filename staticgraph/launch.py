@@ -6,7 +6,9 @@ Numba's dispatcher stands between Python and it.
 
 Parallel steps are shared by a pool of our own: POSIX threads that run compiled code only and never
 touch Python. A step waits for no worker that was late, many calls may use the pool at once, and
-after `fork` the child starts threads of its own; GNU OpenMP offers none of the three.
+after `fork` the child starts threads of its own; GNU OpenMP offers none of the three. Measured on
+two cores, microseconds per parallel step of 4 and of 20 us of work each: 4.7 and 8.8 here as on
+OpenMP while the cores are free; 24 and 43 here, 1200 and 400 on OpenMP, while others use them.
 
 Ctrl-C: in the main thread the loop looks for signals every 50 ms, between steps and between chunks
 of a large one, and runs Python's handler there. If that raises, the workers finish their tiles and

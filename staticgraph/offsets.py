@@ -36,7 +36,10 @@ _EXTRA_NODES = 200
 _FORGET = 0.7
 _BLAME = 10.0
 _NOISE = (0.2, 0.6)
+_MAX_WATCHED = 12_000
 _NEVER = 1 << 62
+_CORES = (0.7, 0.8, 0.9)
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,8 @@ def assign(blocks: Sequence[Block], *, align: int = ALIGN, effort: int = DEFAULT
     # A fixed order makes the peak independent of the order in which the blocks are given.
     used = used[np.lexsort((size[used], stop[used], start[used]))]
     unit = int(np.gcd.reduce(size[used]))
-    parts = list(_split(used, size[used] // unit, start[used], stop[used]))
+    whole = _Part(size[used] // unit, start[used], stop[used])
+    parts = [(used[chosen], whole.subset(chosen)) for chosen in whole.split()]
     budget = _Budget(_BASE_WORK * 10 ** (effort - 1) if effort > 0 else 0)
     # The part with most live bytes comes first; no later part need be lower than it got.
     parts.sort(key=lambda item: -item[1].bound)
@@ -145,26 +149,50 @@ class _Budget:
 
 @dataclass(slots=True)
 class _Best:
-    offsets: Sequence[int]
+    offsets: np.ndarray
     peak: int
     method: str
 
+    def improve(self, part: _Part, offsets: np.ndarray, method: str) -> bool:
+        peak = int((offsets + part.size).max())
+        if self.method and peak >= self.peak:
+            return False
+        self.offsets, self.peak, self.method = offsets, peak, method
+        return True
+
 
 class _Part:
-    """Blocks that are connected in time, with steps reduced to *sections*.
+    """Blocks with their steps reduced to *sections*, the steps at which most blocks are live.
 
-    A section is a step at which the set of live blocks is maximal. Two blocks are live together if
-    and only if they share a section, so block i is the half-open range lo[i]..hi[i] of sections.
+    A section is a step whose set of live blocks is part of no other step's. Two blocks are live
+    together if and only if they share a section; block i has the sections lo[i] <= s < hi[i].
     """
 
-    def __init__(self, size: np.ndarray, lo: np.ndarray, hi: np.ndarray):
-        self.size, self.lo, self.hi = size, lo, hi
-        self.sections = int(hi.max())
-        live = np.zeros(self.sections + 1, np.int64)
-        np.add.at(live, lo, size)
-        np.subtract.at(live, hi, size)
-        self.live = np.cumsum(live)[:-1]
+    def __init__(self, size: np.ndarray, start: np.ndarray, stop: np.ndarray):
+        starts, stops = np.unique(start), np.unique(stop)
+        # The live set is maximal where a block ends before, or when, the next one starts.
+        next_stop = stops[np.searchsorted(stops, starts, "right")]
+        steps = starts[next_stop <= np.append(starts[1:], stops[-1])]
+        self.size = size
+        self.lo, self.hi = np.searchsorted(steps, start), np.searchsorted(steps, stop)
+        self.sections = len(steps)
+        self.live = _running_sum(self.lo, self.hi, size, len(steps))
         self.bound = int(self.live.max())
+
+    def subset(self, chosen: np.ndarray) -> _Part:
+        return _Part(self.size[chosen], self.lo[chosen], self.hi[chosen])
+
+    def split(self) -> Iterator[np.ndarray]:
+        """The blocks of every stretch of sections that no block connects with another one."""
+        joined = _running_sum(self.lo + 1, self.hi, np.ones_like(self.lo), self.sections)
+        stretch = np.cumsum(joined == 0)[self.lo]
+        for k in range(1, int(stretch.max()) + 1):
+            yield np.flatnonzero(stretch == k)
+
+    def pressure(self) -> np.ndarray:
+        """The most bytes live in one of its sections, for every block."""
+        ranges = np.column_stack((self.lo, self.hi)).ravel()
+        return np.maximum.reduceat(np.append(self.live, 0), ranges)[::2]
 
     def pairs(self) -> int:
         """How many ordered pairs of blocks are live together."""
@@ -173,55 +201,48 @@ class _Part:
         return int((begun - ended).sum())
 
 
-def _split(
-    used: np.ndarray, size: np.ndarray, start: np.ndarray, stop: np.ndarray
-) -> Iterator[tuple[np.ndarray, _Part]]:
-    """The parts that never meet in time, each with the indices of its blocks."""
-    starts, stops = np.unique(start), np.unique(stop)
-    # A step is maximal if a block ends before, or when, the next one starts.
-    next_stop = stops[np.searchsorted(stops, starts, "right")]
-    steps = starts[next_stop <= np.append(starts[1:], stops[-1])]
-    lo, hi = np.searchsorted(steps, start), np.searchsorted(steps, stop)
-    crossing = np.zeros(len(steps) + 1, np.int64)  # blocks live both before and in a section
-    np.add.at(crossing, lo + 1, 1)
-    np.subtract.at(crossing, hi, 1)
-    part_of = np.cumsum(np.cumsum(crossing)[:-1] == 0)[lo]
-    for part in range(1, int(part_of[-1]) + 1):
-        chosen = part_of == part
-        first = int(lo[chosen].min())
-        yield used[chosen], _Part(size[chosen], lo[chosen] - first, hi[chosen] - first)
+def _running_sum(lo: np.ndarray, hi: np.ndarray, amount: np.ndarray, sections: int) -> np.ndarray:
+    """For every section the sum over the blocks i with lo[i] <= section < hi[i]."""
+    change = np.zeros(sections + 1, np.int64)
+    np.add.at(change, lo, amount)
+    np.subtract.at(change, hi, amount)
+    return np.cumsum(change[:-1])
 
 
 def _pack(part: _Part, goal: int, budget: _Budget) -> _Best:
     """A layout of one part; stops at `goal`, which is at least the part's bound."""
-    width = part.hi - part.lo
-    peaks = np.append(part.live, 0)
-    pressure = np.maximum.reduceat(peaks, np.column_stack((part.lo, part.hi)).ravel())[::2]
-    orders = {
-        "first-fit by pressure": (-part.size, -width, -pressure),
-        "first-fit by area": (-part.size * width,),
-        "first-fit by size": (-width, -part.size),
-    }
-    best = _Best((), 0, "")
-    for method, keys in orders.items():
-        offsets = _first_fit(part, np.lexsort(keys))
-        peak = int((offsets + part.size).max())
-        if not best.method or peak < best.peak:
-            best = _Best(offsets, peak, method)
-        if peak <= goal:
+    best = _Best(np.empty(0, np.int64), 0, "")
+    for method, order in _orders(part).items():
+        best.improve(part, _first_fit(part, order), method)
+        if best.peak <= goal:
             return best
-    if budget.work > 0:
+    if budget.work > 0 and part.pairs() <= _MAX_PAIRS:
         _search(part, best, goal, budget)
     return best
 
 
-def _first_fit(part: _Part, order: np.ndarray) -> np.ndarray:
-    """Every block, in this order, at the lowest offset where it fits."""
-    if len(order) > _WIDE_ORDER:
-        return _first_fit_wide(part, order)
+def _orders(part: _Part) -> dict[str, np.ndarray]:
+    width, pressure = part.hi - part.lo, part.pressure()
+    return {  # lexsort's last key is the first to count
+        "first-fit by pressure": np.lexsort((-part.size, -width, -pressure)),
+        "first-fit by area": np.lexsort((-part.size * width,)),
+        "first-fit by size": np.lexsort((-width, -part.size)),
+    }
+
+
+def _first_fit(
+    part: _Part, order: np.ndarray, core: np.ndarray = _NONE, core_offsets: np.ndarray = _NONE
+) -> np.ndarray:
+    """Every block, in this order, at the lowest offset where it fits beside the core's blocks."""
+    offsets = np.zeros(len(part.size), np.int64)
+    offsets[core] = core_offsets
+    if len(part.size) > _WIDE_ORDER:
+        _first_fit_wide(part, np.concatenate((core, order)), len(core), offsets)
+        return offsets
     sizes, los, his = part.size.tolist(), part.lo.tolist(), part.hi.tolist()
-    offsets = [0] * len(order)
-    placed: list[tuple[int, int, int, int]] = []  # (offset, end, lo, hi), sorted
+    # (offset, end, lo, hi), sorted
+    placed = [(o, o + sizes[i], los[i], his[i]) for i, o in zip(core, core_offsets, strict=True)]
+    placed.sort()
     for i in order.tolist():
         size, lo, hi = sizes[i], los[i], his[i]
         free = 0
@@ -233,53 +254,64 @@ def _first_fit(part: _Part, order: np.ndarray) -> np.ndarray:
                     free = end
         offsets[i] = free
         insort(placed, (free, free + size, lo, hi))
-    return np.array(offsets, np.int64)
+    return offsets
 
 
-def _first_fit_wide(part: _Part, order: np.ndarray) -> np.ndarray:
+def _first_fit_wide(part: _Part, order: np.ndarray, known: int, offsets: np.ndarray) -> None:
     """The same with array operations, which are faster from a few thousand blocks on."""
-    size, lo, hi = part.size[order], part.lo[order], part.hi[order]
-    offsets = np.zeros(len(order), np.int64)
-    for k in range(1, len(order)):
+    size, lo, hi, at = part.size[order], part.lo[order], part.hi[order], offsets[order]
+    for k in range(known, len(order)):
         near = np.flatnonzero((lo[:k] < hi[k]) & (lo[k] < hi[:k]))
-        near = near[np.argsort(offsets[near], kind="stable")]
-        free = np.maximum.accumulate(np.append(0, offsets[near] + size[near]))
-        fits = offsets[near] - free[:-1] >= size[k]
-        offsets[k] = free[fits.argmax() if fits.any() else -1]
-    result = np.empty_like(offsets)
-    result[order] = offsets
-    return result
+        near = near[np.argsort(at[near], kind="stable")]
+        free = np.maximum.accumulate(np.append(0, at[near] + size[near]))
+        fits = at[near] - free[:-1] >= size[k]
+        at[k] = free[fits.argmax() if fits.any() else -1]
+    offsets[order] = at
 
 
 def _search(part: _Part, best: _Best, goal: int, budget: _Budget) -> None:
-    """Improve `best` by restarted searches, half of them straight for the bound.
+    """Improve `best` by restarted searches until it reaches `goal` or the work is done.
 
-    The other half aims between bound and best: nearer to the best after a failure, nearer to the
-    bound after a success. A failed restart tells in which sections it failed; the next ones place
-    the blocks of those sections earlier.
+    Some restarts aim straight at the bound, others between bound and best: nearer to the best after
+    failures, nearer to the bound after a success. In a large part most blocks are live where there
+    is room to spare; so restarts take turns between all blocks and *cores*, the blocks that are ever
+    live under high pressure, and first-fit adds the others to a core's layout.
     """
-    if part.pairs() > _MAX_PAIRS:
-        return
-    stack = _Stack(part)
     rng = random.Random(len(part.size))
-    step = 0.5
-    for attempt in range(10**9):
+    stacks = [(chosen, _Stack(part.subset(chosen))) for chosen in _cores(part)]
+    order = _orders(part)["first-fit by size"]
+    aim = 0.5
+    attempt = 0
+    while best.peak > max(goal, part.bound) and budget.work > 0:
+        chosen, stack = stacks[attempt % len(stacks)]
+        turn = attempt // len(stacks)
+        attempt += 1
         low = max(goal, part.bound)
-        if best.peak <= low or budget.work <= 0:
-            return
-        bold = attempt % 2 == 0
-        target = low if bold else low + int((best.peak - 1 - low) * step)
-        stack.prioritise(target, attempt, rng)
-        found = stack.build(target, len(part.size) + _EXTRA_NODES, budget)
-        stack.blame *= _FORGET
+        bold = turn % 3 == 0
+        target = low if bold else low + int((best.peak - 1 - low) * aim)
+        stack.prioritise(target, turn, rng)
+        found = stack.build(target, len(chosen) + _EXTRA_NODES, budget)
         if found is not None:
-            best.offsets, best.method = found, "search"
-            best.peak = int((found + part.size).max())
-            step = max(0.25, step / 2)
+            rest = order[~np.isin(order, chosen)]
+            budget.work -= 10 * len(rest) * len(order)
+            if best.improve(part, _first_fit(part, rest, chosen, found), "search"):
+                aim = max(0.25, aim / 2)
         elif stack.exhausted:
-            part.bound = target + 1
+            part.bound = max(part.bound, target + 1)
         elif not bold:
-            step = (1 + step) / 2 if step < 0.95 else 0.25
+            aim = (1 + aim) / 2 if aim < 0.95 else 0.25
+
+
+def _cores(part: _Part) -> Iterator[np.ndarray]:
+    """All blocks, then those under ever higher pressure."""
+    count = len(part.size)
+    yield np.arange(count)
+    pressure = part.pressure()
+    for share in _CORES:
+        chosen = np.flatnonzero(pressure >= share * part.bound)
+        if len(chosen) < 0.8 * count:
+            yield chosen
+            count = len(chosen)
 
 
 class _Window(NamedTuple):
@@ -315,50 +347,60 @@ class _Stack:
     """
 
     def __init__(self, part: _Part):
-        size, lo, hi = part.size, part.lo, part.hi
+        size, live = part.size, part.live
         self.part = part
         self.count = len(size)
+        # Where there is room to spare nothing fails, so only the fullest sections are watched.
+        fullest = np.argsort(-live, kind="stable")
+        blocks_in = _running_sum(part.lo, part.hi, np.ones_like(size), part.sections)
+        enough = np.searchsorted(np.cumsum(blocks_in[fullest]), _MAX_WATCHED) + 1
+        watched = np.sort(fullest[:enough])
+        self.live = live[watched]
+        self.lo, self.hi = np.searchsorted(watched, part.lo), np.searchsorted(watched, part.hi)
         self.shift = max(1, (self.count - 1).bit_length())
         self.fraction = (1 << self.shift) - 1
         self.step = size << self.shift
-        self.blame = np.zeros(part.sections)
+        self.blame = np.zeros(len(watched))
         self.exhausted = False
-        width = hi - lo
+        width = self.hi - self.lo
         blocks = np.repeat(np.arange(self.count), width)
-        sections = np.arange(len(blocks)) - np.repeat(np.cumsum(width) - width - lo, width)
+        sections = np.arange(len(blocks)) - np.repeat(np.cumsum(width) - width - self.lo, width)
         order = np.argsort(sections, kind="stable")
-        # blocks_at[first[s] : first[s + 1]] are the blocks of section s.
+        # blocks_at[first[s] : first[s + 1]] are the blocks of watched section s.
         self.blocks_at = blocks[order]
-        self.first = np.searchsorted(sections[order], np.arange(part.sections + 1))
+        self.first = np.searchsorted(sections[order], np.arange(len(watched) + 1))
         self.touched: dict[int, _Touched] = {}
 
-    def prioritise(self, target: int, attempt: int, rng: random.Random) -> None:
+    def prioritise(self, target: int, turn: int, rng: random.Random) -> None:
         """Rank the blocks: large or long ones first, above all those in full sections."""
         part = self.part
-        power, tight = ((1.0, True), (0.0, False), (None, True), (None, False))[attempt // 2 % 4]
+        power, tight = ((1.0, True), (0.0, False), (None, True), (None, False))[turn % 4]
         if power is None:
             power = rng.random()
-        weight = np.exp((part.live - target) / (0.1 * target)) if tight else np.ones(part.sections)
+        weight = np.ones(len(self.live))
+        if tight:
+            weight = np.exp((self.live - target) / (0.1 * target))
         worst = self.blame.max()
-        if worst > 0 and attempt > 4:
+        if worst > 0:
             weight *= 1 + _BLAME * self.blame / worst
         total = np.concatenate(((0.0,), np.cumsum(weight)))
-        priority = (total[part.hi] - total[part.lo]) * part.size.astype(float) ** power
-        if attempt >= 4:
-            noise = _NOISE[attempt // 8 % 2]
+        priority = (total[self.hi] - total[self.lo]) * part.size.astype(float) ** power
+        if turn >= 4:
+            noise = _NOISE[turn // 4 % 2]
             priority *= np.exp([noise * rng.random() for _ in range(self.count)])
         self.rank = np.empty(self.count, np.int64)
         self.rank[np.argsort(-priority, kind="stable")] = np.arange(self.count)
 
     def build(self, target: int, limit: int, budget: _Budget) -> np.ndarray | None:
         """Offsets with a peak of at most `target`, or None; `exhausted` says there are none."""
+        self.blame *= _FORGET
         self.exhausted = target < self.part.bound
         if self.exhausted:
             return None
         self.gone = target << self.shift
         self.lowest = self.rank.copy()
         self.top = ((target - self.part.size) << self.shift) | self.fraction
-        self.height = ((target - self.part.live) << self.shift) | self.fraction
+        self.height = ((target - self.live) << self.shift) | self.fraction
         placed: list[tuple] = []
         self.raised: list[tuple[int, int]] = []
         while len(placed) < self.count:
@@ -426,6 +468,8 @@ class _Stack:
 
     def _fits(self, window: _Window) -> bool:
         """Whether the missing blocks still fit above the lowest of each section of a window."""
+        if not len(window.first):
+            return True
         lowest = np.minimum.reduceat(self.lowest.take(window.blocks), window.first)
         bad = lowest > self.height[window.sections]
         if bad.any():
@@ -434,20 +478,17 @@ class _Stack:
         return True
 
     def _touch(self, c: int) -> _Touched:
-        part = self.part
-        lo, hi = int(part.lo[c]), int(part.hi[c])
-        overlaps = (part.lo < hi) & (lo < part.hi)
+        overlaps = (self.part.lo < self.part.hi[c]) & (self.part.lo[c] < self.part.hi)
         overlaps[c] = False
         near = np.flatnonzero(overlaps)
-        reach_lo = int(part.lo[near].min(initial=lo))
-        reach_hi = int(part.hi[near].max(initial=hi))
-        reach = self._window(reach_lo, reach_hi)
+        lo, hi = int(self.lo[c]), int(self.hi[c])
+        reach = self._window(
+            int(self.lo[near].min(initial=lo)), int(self.hi[near].max(initial=hi))
+        )
         work = 20_000 + 4 * len(near) + 2 * len(reach.blocks)
         self.touched[c] = touched = _Touched(near, self._window(lo, hi), reach, work)
         return touched
 
     def _window(self, lo: int, hi: int) -> _Window:
-        first = self.first[lo:hi]
-        return _Window(
-            slice(lo, hi), self.blocks_at[first[0] : self.first[hi]], first - first[0]
-        )
+        begin, end = self.first[lo], self.first[hi]
+        return _Window(slice(lo, hi), self.blocks_at[begin:end], self.first[lo:hi] - begin)

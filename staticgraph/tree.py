@@ -1,8 +1,12 @@
-"""Nestings of list, tuple and dict: flatten to a list of leaves, and back."""
+"""Nestings of list, tuple and dict: flatten to a list of leaves, and back.
+
+The walkers are plain functions: a closure that calls itself is a reference cycle, and would keep
+every array of a call alive until the garbage collector runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 LEAF = "*"
@@ -11,38 +15,37 @@ LEAF = "*"
 def flatten(value: Any) -> tuple[list[Any], Any]:
     """Leaves in order, and the form that `unflatten` needs. None is an empty nesting."""
     leaves: list[Any] = []
+    return leaves, _walk(value, leaves)
 
-    def walk(v: Any) -> Any:
-        if v is None:
-            return None
-        if isinstance(v, dict):
-            return (dict, tuple((k, walk(v[k])) for k in v))
-        if isinstance(v, tuple) and hasattr(v, "_fields"):
-            return (type(v), tuple(walk(i) for i in v))
-        if isinstance(v, (list, tuple)):
-            return (list if isinstance(v, list) else tuple, tuple(walk(i) for i in v))
-        leaves.append(v)
-        return LEAF
 
-    return leaves, walk(value)
+def _walk(v: Any, leaves: list[Any]) -> Any:
+    if v is None:
+        return None
+    if isinstance(v, dict):
+        return (dict, tuple((k, _walk(v[k], leaves)) for k in v))
+    if isinstance(v, tuple) and hasattr(v, "_fields"):
+        return (type(v), tuple(_walk(i, leaves) for i in v))
+    if isinstance(v, (list, tuple)):
+        return (list if isinstance(v, list) else tuple, tuple(_walk(i, leaves) for i in v))
+    leaves.append(v)
+    return LEAF
 
 
 def unflatten(form: Any, leaves: list[Any] | tuple[Any, ...]) -> Any:
     """The nesting of a form with other leaves."""
-    items = iter(leaves)
+    return _build(form, iter(leaves))
 
-    def build(f: Any) -> Any:
-        if f is None:
-            return None
-        if isinstance(f, str):
-            return next(items)
-        kind, parts = f
-        if kind is dict:
-            return {k: build(p) for k, p in parts}
-        values = [build(p) for p in parts]
-        return kind(*values) if hasattr(kind, "_fields") else kind(values)
 
-    return build(form)
+def _build(form: Any, leaves: Iterator[Any]) -> Any:
+    if form is None:
+        return None
+    if isinstance(form, str):
+        return next(leaves)
+    kind, parts = form
+    if kind is dict:
+        return {k: _build(p, leaves) for k, p in parts}
+    values = [_build(p, leaves) for p in parts]
+    return kind(*values) if hasattr(kind, "_fields") else kind(values)
 
 
 def map(function: Callable[[Any], Any], value: Any) -> Any:

@@ -127,7 +127,9 @@ def test_unaligned_access(rng):
 @pytest.mark.parametrize("count", [-3, 0, 1, 5, 15, 16, 17, 2**40])
 def test_lanes_and_iota(count):
     n, mask, numbers = np.array([count]), np.zeros(16, bool), np.zeros(16, np.int64)
-    run(["vst_b1(p1, 0, lanes(ld_i64(p0, 0)))", "vst_i64(p2, 0, iota())"], n, mask, numbers, tiles=1)
+    run(
+        ["vst_b1(p1, 0, lanes(ld_i64(p0, 0)))", "vst_i64(p2, 0, iota())"], n, mask, numbers, tiles=1
+    )
     same(mask, np.arange(16) < count)
     same(numbers, np.arange(16))
 
@@ -250,7 +252,18 @@ def test_complex_operators(code, rng):
     names += [("conj(x0)", code), ("real(x0)", part), ("imag(x0)", part), ("x0 == x1", "b1")]
     names += [("complex_(real(x0), imag(x1))", code), ("x0 != x1", "b1"), ("x0 / x1", code)]
     *exact, quotient = outputs(code, [a, b], names)
-    wanted = [a + b, a - b, None, -a, a.conj(), a.real, a.imag, a == b, a.real + 1j * b.imag, a != b]
+    wanted = [
+        a + b,
+        a - b,
+        None,
+        -a,
+        a.conj(),
+        a.real,
+        a.imag,
+        a == b,
+        a.real + 1j * b.imag,
+        a != b,
+    ]
     for got, want in zip(exact, wanted, strict=True):
         if want is not None:
             same(got, want.astype(got.dtype))

@@ -2,7 +2,15 @@
 
 from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
 from staticgraph.codegen.contract_parts import (
-    ITEM, LANES, PARALLEL_FLOPS, KernelStep, Source, Steps, Store, hand_over, load_pointers,
+    ITEM,
+    LANES,
+    PARALLEL_FLOPS,
+    KernelStep,
+    Source,
+    Steps,
+    Store,
+    hand_over,
+    load_pointers,
 )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ inserted zero is ever computed. A convolution has one phase.
 from dataclasses import dataclass
 from math import gcd, prod
 
-from staticgraph.codegen.contract_moves import Gather
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
@@ -25,7 +24,7 @@ from staticgraph.codegen.contract_parts import (
     tile_shape,
     up,
 )
-from staticgraph.codegen.microkernel import Column, Tile
+from staticgraph.codegen.contract_shapes import Column, Gather, Tile
 
 DEPTH = 288  # products in one block: whole channels, as many as fit
 COLUMNS = 512
@@ -192,20 +191,15 @@ class Layout:
         return self.table + self.order + self.a_bytes + self.b_bytes + sums
 
 
-def pick(values, index):
-    """Source of values[index]."""
-    if len(set(values)) == 1:
-        return str(values[0])
-    text = str(values[-1])
-    for k in reversed(range(len(values) - 1)):
-        text = f"({values[k]} if {index} == {k} else {text})"
-    return text
-
-
 def set_axis(s, axis, name, index):
     """Set count, taps, first tap and first shift of the current phase of one axis."""
     for field in ("count", "taps", "tap0", "shift0"):
-        s(f"{field}_{name} = {pick([getattr(f, field) for f in axis.phases], index)}")
+        values = [getattr(phase, field) for phase in axis.phases]
+        s(f"{field}_{name} = {values[0]}")
+        for k, value in enumerate(values):
+            if value != values[0]:
+                with s.open(f"if {index} == {k}"):
+                    s(f"{field}_{name} = {value}")
 
 
 def write_table(s, y):

@@ -2,10 +2,20 @@
 
 from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
 from staticgraph.codegen.contract_parts import (
-    ITEM, LANES, PARALLEL_FLOPS, KernelStep, Source, Steps, Store, combine_kernel, finish_columns,
-    load_pointers, machine, up,
+    ITEM,
+    LANES,
+    PARALLEL_FLOPS,
+    KernelStep,
+    Source,
+    Steps,
+    Store,
+    combine_kernel,
+    finish_columns,
+    load_pointers,
+    machine,
+    up,
 )  # fmt: skip
-from staticgraph.codegen.microkernel import Dots
+from staticgraph.codegen.contract_shapes import Dots
 
 DEPTH = 4096  # longest run of one set of sums: bounds the rounding error and the copy of A
 GROUP = 256  # columns per round: their sums wait in scratch

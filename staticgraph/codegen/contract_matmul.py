@@ -9,10 +9,22 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from staticgraph.codegen.contract_parts import (
-    ITEM, LANES, PARALLEL_FLOPS, KernelStep, Shape, Source, Steps, Store, combine_kernel,
-    finish_columns, load_pointers, starts, tile_shape, up,
+    ITEM,
+    LANES,
+    PARALLEL_FLOPS,
+    KernelStep,
+    Shape,
+    Source,
+    Steps,
+    Store,
+    combine_kernel,
+    finish_columns,
+    load_pointers,
+    starts,
+    tile_shape,
+    up,
 )  # fmt: skip
-from staticgraph.codegen.microkernel import Column, Tile
+from staticgraph.codegen.contract_shapes import Column, Tile
 
 BLOCK_K = {"f32": 256, "f64": 256}  # one column panel of B: 32 KiB, stays in the first level
 STREAM_K = 16  # block for one or two rows: B passes once, in long runs
@@ -244,7 +256,7 @@ def pack_rows(s, t):
     rows, extra = t.rows
     with s.open("for i in range(p0, p1)"):
         s(
-            f"count = ({rows} + 1 if i < {extra} else {rows})" if extra else f"count = {rows}",
+            f"count = {rows} + max(0, min(1, {extra} - i))" if extra else f"count = {rows}",
             f"src = pa + ({starts('i', rows, extra)}) * {p.a_row * size} + k0 * {p.a_k * size}",
             f"dst = rows_a + (i - p0) * {t.a_panel * size}",
         )

@@ -1,7 +1,5 @@
 """How operands get into scratch: copies, transposes and the gathering of convolution patches."""
 
-from dataclasses import dataclass
-
 from llvmlite import ir
 
 from staticgraph.codegen.contract_ir import (
@@ -22,10 +20,8 @@ from staticgraph.codegen.contract_ir import (
     scaled,
     store,
 )
+from staticgraph.codegen.contract_shapes import LANES, Gather, name_of
 from staticgraph.codegen.microkernel import exchange
-
-LANES = 16
-UNROLL = 40  # vectors of one source row and all its taps that are written out
 
 
 def block_copy(code, src_row, dst_row, width):
@@ -97,10 +93,6 @@ def row_of(builder, base, row, stride, size):
     return builder.add(base, scaled(builder, row, stride * size))
 
 
-def name_of(*numbers):
-    return "_".join(str(n).replace("-", "m") for n in numbers)
-
-
 def build_transpose(code, lanes, src_row, dst_row, builder, args):
     """One block: log2(lanes) rounds that exchange off-diagonal blocks of 1, 2, 4, ... lanes."""
     src, dst, rows, cols = args
@@ -143,41 +135,13 @@ def build_transpose(code, lanes, src_row, dst_row, builder, args):
         store(builder, value, offset(builder, dst, r * dst_row * size), size)
 
 
-@dataclass(frozen=True)
-class Gather:
-    """Patches of one source: what `patch_gather` needs to know before it runs.
-
-    Per axis: source size, distance between taps; for the last one also the source positions per
-    output. `width` columns make a line, `pitch` elements a row of the patch matrix. With `taps`
-    and `shift` the last axis has one phase and no segments, so that its borders are known here.
-    """
-
-    code: str
-    sources: tuple[int, ...]
-    hops: tuple[int, ...]
-    step: int
-    width: int
-    pitch: int
-    taps: int | None = None
-    shift: int | None = None
-
-    @property
-    def rank(self):
-        return len(self.sources)
-
-    @property
-    def written_out(self):
-        return self.taps is not None and self.taps * -(-self.width // LANES) <= UNROLL
-
-
-def patch_gather(gather):
+def patch_gather(g: Gather):
     """f(x, table, packed, channels, lines, t0, span, shift, taps_0, ..., taps_last).
 
     Row (c, taps) and column (line, t) of `packed` becomes channel c of `x` at the position that
     output t of the line meets at that tap, zero outside. `table` holds for every line the offset
     of its image and the source position of tap 0 along each outer axis.
     """
-    g = gather
     size, vector, rank = BYTES[g.code], ir.VectorType(ELEMENT[g.code], LANES), g.rank
     plane = 1
     for n in g.sources:
@@ -219,8 +183,7 @@ def patch_gather(gather):
             packed_line = builder.add(packed, scaled(builder, line, g.width * size))
             visit(0, image, c, starts, None)
 
-    key = name_of(*g.sources, *g.hops, g.step, g.width, g.pitch, g.taps, g.shift)
-    return outlined(f"sg_gather_{g.code}_{key}", 8 + rank, body)
+    return outlined(g.symbol, 8 + rank, body)
 
 
 def fill_line(builder, g, source, target, inside, zero, runtime):
@@ -291,6 +254,3 @@ def rounded_up(builder, value, step):
     if step == 1:
         return value
     return builder.sdiv(builder.add(value, number(step - 1)), number(step))
-
-
-__all__ = ["Gather", "block_copy", "block_transpose", "patch_gather"]

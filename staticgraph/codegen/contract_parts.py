@@ -1,5 +1,7 @@
 """What every contraction kernel is made of: steps, epilogues, source text, register tile shapes."""
 
+import ast
+import builtins
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +10,15 @@ from typing import Protocol
 
 import llvmlite.binding as llvm
 
-from staticgraph.codegen import contract_moves, microkernel, vector
+from staticgraph.codegen.contract_shapes import LANES
 from staticgraph.codegen.contract_tidy import tidy
 
-LANES = 16
+PACKAGE = "staticgraph.codegen"
+MAKERS = {
+    "contract_shapes": {"Tile", "Column", "Dots", "Gather"},
+    "microkernel": {"column_of_tiles", "dot_products"},
+    "contract_moves": {"block_copy", "block_transpose", "patch_gather"},
+}
 ITEM = {
     "b1": 1, "i8": 1, "u8": 1, "i16": 2, "u16": 2, "i32": 4, "u32": 4, "f32": 4,
     "i64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
@@ -94,6 +101,16 @@ class Store:
         return [f"{indent}vstm_{self.code}({self.pointer}, {index}, {acc}, {mask})"]
 
 
+def free_names(text):
+    """Names that the source `text` reads but neither defines nor finds in Python; of imports, the
+    names they bring."""
+    names = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)]
+    stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    brought = {n.asname or n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.alias)}
+    return brought or read - stored - {"lo", "hi", "bufs", "scratch", *vars(builtins)}
+
+
 class Source:
     """Lines of one kernel function, indented by nesting."""
 
@@ -153,15 +170,13 @@ class Source:
     def text(self, name, about, imports=()):
         """The whole module: imports, register tiles, the kernel function."""
         body = tidy("\n".join([f"def {name}(lo, hi, bufs, scratch):", *self.lines]))
-        words = set(re.findall(r"\w+", body))
         head = [f'"""{about}"""', ""]
-        used = sorted(words & set(vector.NAMESPACE))
-        head.append(f"from {vector.__name__} import {', '.join(used)}")
+        used = free_names(body) - set(self.helpers.values()) - free_names("\n".join(imports))
+        head.append(f"from {PACKAGE}.vector import {', '.join(sorted(used))}")
         made = set(re.findall(r"\w+", " ".join(self.helpers)))
-        for module in (contract_moves, microkernel):
-            used = sorted(made & set(vars(module)))
-            if used:
-                head.append(f"from {module.__name__} import {', '.join(used)}")
+        for module, names in MAKERS.items():
+            if chosen := sorted(made & names):
+                head.append(f"from {PACKAGE}.{module} import {', '.join(chosen)}")
         head.extend(imports)
         head.extend(f"\n{name} = {made}" for made, name in self.helpers.items())
         return "\n".join([*head, "", "", body, ""])

@@ -100,7 +100,7 @@ class Folder(ast.NodeTransformer):
             return left
         if kind is ast.Mult and is_int(left, 1):
             return right
-        if kind is ast.Mod and is_int(right, 1) or kind is ast.Mult and is_int(right, 0):
+        if (kind is ast.Mod and is_int(right, 1)) or (kind is ast.Mult and is_int(right, 0)):
             return ast.Constant(0)
         if kind in (ast.FloorDiv, ast.Mod, ast.Mult) and is_int(left, 0):
             return ast.Constant(0)

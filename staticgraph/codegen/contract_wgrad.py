@@ -23,7 +23,7 @@ from staticgraph.codegen.contract_parts import (
     tile_shape,
     up,
 )
-from staticgraph.codegen.microkernel import Column, Tile
+from staticgraph.codegen.contract_shapes import Column, Tile
 
 POSITIONS = 256  # products of one block
 ROWS = 288  # rows (c, kappa) of one tile: whole channels

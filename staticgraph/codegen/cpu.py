@@ -262,13 +262,18 @@ class _Generator:
             for r in reductions:
                 if r.kind != "rows":
                     self.accumulate(r, body)
-            for st in stores:
-                self.store(st, body)
+            self.store_all(stores, body)
             for _ in opened:
                 self.scopes.pop()
             self.close(loops, opened, rows, base, deep)
-        for st in flat:
-            self.store(st, base)
+        self.store_all(flat, base)
+
+    def store_all(self, stores: list[Store], body: _Scope) -> None:
+        """Compute all values before writing one: a result may lie where an operand was."""
+        for st in stores:
+            self.vector(st.value)
+        for st in stores:
+            self.store(st, body)
 
     def close(self, loops: list[int], opened: list[_Scope], rows: list[Reduction], base: _Scope, deep: bool) -> None:
         """Nest the opened scopes into loops, with accumulators around them."""

@@ -90,8 +90,7 @@ class RegionEpilogue(_Generator):
         self.acc, self.mask = acc, mask and "m"
         deepest = _Scope(set(range(len(self.sizes))) | {-1})
         self.scopes = [self.scopes[0], deepest]
-        for st in self.region.stores:
-            self.store(st, deepest)
+        self.store_all(self.region.stores, deepest)
         self.scopes = self.scopes[:1]
         return deepest.lines
 

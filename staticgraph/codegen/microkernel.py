@@ -7,7 +7,7 @@ All strides are compile-time constants: shapes are static, and constant offsets 
 broadcast of A be an addressing mode instead of a pointer in a register.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -32,37 +32,10 @@ from staticgraph.codegen.contract_ir import (
     splat,
     store,
 )
+from staticgraph.codegen.contract_shapes import Column, Dots, Tile
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One register tile: its shape, the strides it is specialised for (elements), its masks.
-
-    `cols` counts valid columns; lanes from there on are neither stored nor, with `mask_b`,
-    loaded. With `add` its last argument tells: 0 overwrites C, otherwise C is added to.
-    """
-
-    code: str
-    rows: int
-    vectors: int
-    lanes: int
-    a_row: int
-    a_k: int
-    b_k: int
-    c_row: int
-    cols: int
-    mask_b: bool = False
-    add: bool = False
-    fused: bool = True
-
-    @property
-    def symbol(self):
-        numbers = (self.rows, self.vectors, self.lanes, self.a_row, self.a_k, self.b_k, self.c_row,
-                   self.cols, int(self.mask_b), int(self.add), int(self.fused))  # fmt: skip
-        return f"sg_tile_{self.code}_{'_'.join(str(n).replace('-', 'm') for n in numbers)}"
-
-
-def build_tile(tile, builder, args):
+def build_tile(tile: Tile, builder, args):
     """Body of one register tile (a, b, c, k, flag): zero the sums, one k loop, store or add to C."""
     a_start, b_start, c_start, depth, flag = args
     size, element = BYTES[tile.code], ELEMENT[tile.code]
@@ -136,23 +109,7 @@ def build_tile(tile, builder, args):
             finish(False)
 
 
-@dataclass(frozen=True)
-class Column:
-    """Register tiles below one another: with `taller`, some that are one row higher come first.
-
-    `a_step` is the distance in A from one panel of rows to the next, 0 for rows * a_row.
-    """
-
-    tile: Tile
-    taller: bool
-    a_step: int = 0
-
-    @property
-    def symbol(self):
-        return f"{self.tile.symbol}_column_{int(self.taller)}_{self.a_step}"
-
-
-def build_column(column, builder, args):
+def build_column(column: Column, builder, args):
     """Body of a column: (a, b, c, k, flag, taller ones, others)."""
     a, b, c, k, flag, tall, others = args
     size = BYTES[column.tile.code]
@@ -177,32 +134,7 @@ def column_of_tiles(column):
     return outlined(column.symbol, 7, lambda builder, args: build_column(column, builder, args))
 
 
-@dataclass(frozen=True)
-class Dots:
-    """`cols` dot products at once: C[j] (+)= sum_k A[k] B[k, j], k contiguous in both operands.
-
-    Lane l of a sum takes the products with k = l modulo the lanes, in ascending order; the lanes
-    are then added as a fixed tree, in one pass for all columns.
-    """
-
-    code: str
-    cols: int
-    lanes: int
-    b_col: int
-    fused: bool
-
-    @property
-    def unroll(self):
-        """Sums per column: enough independent chains to hide the latency of one."""
-        return max(1, 8 // self.cols)
-
-    @property
-    def symbol(self):
-        numbers = (self.cols, self.lanes, self.b_col, int(self.fused))
-        return f"sg_dots_{self.code}_{'_'.join(str(n).replace('-', 'm') for n in numbers)}"
-
-
-def build_dots(dots, builder, args):
+def build_dots(dots: Dots, builder, args):
     """Body (a, b, c, k, flag): blocks of unroll x lanes products, single vectors, a masked rest."""
     a_start, b_start, c, depth, flag = args
     size, element, lanes = BYTES[dots.code], ELEMENT[dots.code], dots.lanes

@@ -32,6 +32,7 @@ from staticgraph.codegen.vecmath_core import (
     quotient,
     scale,
     square_root,
+    square_scale,
     table,
     two_product,
     two_sum,
@@ -247,11 +248,7 @@ def hypot(x: V, y: V) -> V:
     a, b = x.abs(), y.abs()
     swap = a < b
     large, small = select(swap, b, a), select(swap, a, b)
-    # Squares of what lies between the bounds neither overflow nor lose bits.
-    low_end, high_end, up, down = {"f32": (-38, 62, 88, 66), "f64": (-450, 510, 640, 560)}[x.code]
-    low, high = large < 2.0**low_end, large > 2.0**high_end
-    factor = select(high, x.const(2.0**-down), select(low, x.const(2.0**up), 1.0))
-    inverse = select(high, x.const(2.0**down), select(low, x.const(2.0**-up), 1.0))
+    factor, inverse, _ = square_scale(large)
     large, small = large * factor, small * factor
     root = large.fma(large, small * small).sqrt() * inverse
     return select(a.eq(INF) | b.eq(INF), INF, root)

@@ -20,6 +20,7 @@ from staticgraph.codegen.vecmath_core import (
     log_of_sum,
     pieces,
     scale,
+    square_scale,
     two_product,
     two_sum,
 )
@@ -70,7 +71,8 @@ def exp(z: C) -> C:
 
 
 def exp2(z: C) -> C:
-    return exp(_scaled(z, pieces("ln2", z.re.code, 1)[0]))
+    size, angle = vecmath.exp2(z.re), z.im * pieces("ln2", z.re.code, 1)[0]
+    return C(size * cos(angle), size * sin(angle))
 
 
 def expm1(z: C) -> C:
@@ -127,19 +129,15 @@ def log(z: C) -> C:
 def _log_modulus(x: V, y: V) -> V:
     """log |x + iy|: half the logarithm of the squared modulus, a pair, scaled out of harm's way."""
     a, b = x.abs(), y.abs()
-    large = select(a > b, a, b)
-    up, down = {"f32": (80, 60), "f64": (600, 520)}[x.code]
-    low, high = large < 2.0 ** (-up // 2), large > 2.0 ** (down - 8)
-    factor = select(high, x.const(2.0**-down), select(low, x.const(2.0**up), 1.0))
-    a, b = a * factor, b * factor
     swap = a < b
-    a, b = select(swap, b, a), select(swap, a, b)
-    square_, rest = two_product(a, a)
-    other, other_rest = two_product(b, b)
+    large, small = select(swap, b, a), select(swap, a, b)
+    factor, _, exponent = square_scale(large)
+    square_, rest = two_product(*[large * factor] * 2)
+    other, other_rest = two_product(*[small * factor] * 2)
     total, total_rest = two_sum(square_, other)
-    extra = select(high, x.const(2.0 * down), select(low, x.const(-2.0 * up), 0.0))
-    y = log_of_sum(total, total_rest + (rest + other_rest), extra) * 0.5
-    return select(_infinite(C(x, y)) & ~y.isnan(), INF, y)
+    low = total_rest + (rest + other_rest)
+    value = log_of_sum(total, low, exponent + exponent) * 0.5
+    return select(_infinite(C(x, y)), INF, value)
 
 
 def log1p(z: C) -> C:
@@ -231,8 +229,9 @@ def acosh(z: C) -> C:
 
 def atanh(z: C) -> C:
     x, y = z.re, z.im
-    gap = (1.0 - x) * (1.0 - x) + y * y
-    real = vecmath.log1p(4.0 * x / gap) * 0.25
+    a = x.abs()
+    gap = (1.0 - a) * (1.0 - a) + y * y
+    real = (vecmath.log1p(4.0 * a / gap) * 0.25).copysign(x)
     return C(real, 0.5 * atan2(y + y, (1.0 - x) * (1.0 + x) - y * y))
 
 

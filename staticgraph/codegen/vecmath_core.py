@@ -115,6 +115,25 @@ def square_root(value: V, low: V) -> Pair:
     return root, ((-root).fma(root, value) + low) / (root + root)
 
 
+def square_scale(a: V) -> tuple[V, V, V]:
+    """(factor, 1 / factor, log2(1 / factor)): powers of two that keep squares within the range.
+
+    A number no larger than a * factor has a square that does not overflow, and one that matters
+    beside it does not lose bits to underflow.
+    """
+    low_end, high_end, up, down = {"f32": (-38, 62, 88, 66), "f64": (-450, 510, 640, 560)}[a.code]
+    low, high = a < 2.0**low_end, a > 2.0**high_end
+
+    def choose(for_high: float, for_low: float, otherwise: float) -> V:
+        return select(high, a.const(for_high), select(low, a.const(for_low), otherwise))
+
+    return (
+        choose(2.0**-down, 2.0**up, 1.0),
+        choose(2.0**down, 2.0**-up, 1.0),
+        choose(float(down), float(-up), 0.0),
+    )
+
+
 # -- the exponential ------------------------------------------------------------------------------
 def _magic(x: V) -> float:
     """Adding this rounds to a whole number k and leaves k + 2 * bias in the low bits."""

@@ -2,8 +2,8 @@
 
 Positive arguments: rational functions below 8, an asymptotic series above. The rational functions
 give the small distance to something simple (a multiple of the factor that vanishes, a line), so
-that their rounding counts little. Negative arguments are reflected; there, and only there, a result near zero
-has a small absolute error, not a relative one.
+that their rounding counts little. Negative arguments are reflected; there, and only there, a result
+near zero has a small absolute error, not a relative one.
 """
 
 from __future__ import annotations
