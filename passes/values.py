@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from staticgraph.ir import COMMUTATIVE, CONSTANT, INPUT, VARIABLE, Node, Tensor, freeze
 from staticgraph.rewrite import uniform_value
-from staticgraph.types import is_bool, is_float
+from staticgraph.types import is_bool, is_differentiable
 
 #: numbers of bools that are known here
 Facts = dict[int, bool]
@@ -70,7 +70,7 @@ class Values:
         elif name in COMMUTATIVE:
             given = tuple(sorted(given))
         attrs = tuple((k, freeze(v)) for k, v in sorted(node.attrs.items()))
-        exact = not any(is_float(t.type.dtype) for t in node.operands)
+        exact = not any(is_differentiable(t.type.dtype) for t in node.operands)
         found = [self.keyed((name, node.clone, attrs, given, k), name, given, exact) for k in range(len(node.results))]
         if node.op is CONSTANT and is_bool(node.results[0].type.dtype):
             value = uniform_value(node.results[0])
@@ -86,7 +86,7 @@ class Values:
             return facts[n]
         if n in self.constants:
             return self.constants[n]
-        name, operands, exact = self.definitions[n]
+        name, operands, _ = self.definitions[n]
         if depth > _DEPTH or not operands:
             return None
         if name in ("less", "less_equal", "equal", "not_equal") and (found := self.compared(n, facts)) is not None:
@@ -97,15 +97,12 @@ class Values:
         if name in _SAME:
             return known[0]
         if name in _NOT:
-            return None if known[0] is None or not self.logical(n) else not known[0]
+            return None if known[0] is None else not known[0]
         if name in _AND:
             return False if False in known else None if None in known else True
         if name in _OR:
             return True if True in known else None if None in known else False
         return None if None in known else known[0] != known[1]
-
-    def logical(self, n: int) -> bool:
-        return self.definitions[n][2]
 
     def compared(self, n: int, facts: Facts) -> bool | None:
         """A comparison that follows from others of the same operands; nan makes all but != false."""

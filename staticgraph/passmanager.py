@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from staticgraph.errors import GraphTypeError, InternalError
+from staticgraph.errors import GraphTypeError, InternalError, shorten
 from staticgraph.ir import Graph, Node
 from staticgraph.verify import verify
 
@@ -17,13 +18,17 @@ PASSES: dict[str, Pass] = {}
 
 
 class Pass:
-    """A named function `Graph -> Graph`; options are keyword arguments, fixed by `with_options`."""
+    """A named function `Graph -> Graph`; options are keyword arguments, fixed by `with_options`.
+
+    One that takes a keyword `report` is given a list there and may add a `Note` for what it did.
+    """
 
     def __init__(self, function: Callable[..., Graph], options: dict[str, Any] | None = None):
         functools.update_wrapper(self, function)
         self.function = function
         self.name = function.__name__
         self.options = options or {}
+        self.reports = "report" in inspect.signature(function).parameters
 
     def __call__(self, graph: Graph, **options: Any) -> Graph:
         if not isinstance(graph, Graph):
@@ -80,13 +85,26 @@ def register_pass(made: Pass) -> Pass:
 
 
 @dataclass(frozen=True)
+class Note:
+    """One thing a pass did: what became of what, why, and the user's line it came from."""
+
+    what: str
+    why: str
+    where: tuple[str, int] | None = None
+
+    def __str__(self) -> str:
+        return f"{shorten(self.where) or '?'}: {self.what}: {self.why}"
+
+
+@dataclass(frozen=True)
 class PassRecord:
-    """What one pass did: its name, seconds, nodes before and after."""
+    """What one pass did: its name, seconds, nodes before and after, and what it reports."""
 
     name: str
     seconds: float
     before: int
     after: int
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,14 +124,15 @@ class Pipeline:
         for p in self.passes:
             before, start = len(graph), time.perf_counter()
             try:
-                after = p(graph)
+                notes: list[Note] = []
+                after = p(graph, report=notes) if p.reports else p(graph)
                 if self.verify:
                     verify(after)
             except Exception as error:
                 error.add_note(f"while running pass {p.name!r} on a graph of {before} nodes")
                 raise
             if record is not None:
-                record.append(PassRecord(p.name, time.perf_counter() - start, before, len(after)))
+                record.append(PassRecord(p.name, time.perf_counter() - start, before, len(after), tuple(notes)))
             graph = after
         return graph
 

@@ -20,6 +20,22 @@ from staticgraph.codegen.contract_wgrad import weight_grad_steps
 __all__ = ["Epilogue", "KernelStep", "Steps", "Store", "conv", "conv_transpose", "conv_weight_grad", "matmul"]
 
 
+def pointwise_steps(p, epilogue):
+    """A kernel of one tap that skips nothing is a product with the source as it lies there."""
+    w_row, w_k = (1, p.rows) if p.transposed else (p.summed, 1)
+    if p.plane == 1:
+        product = Product(
+            p.code, (), p.images, p.rows, p.summed, (), p.summed, 1, (), w_k, w_row, ("a", "b")
+        )
+    else:
+        image = p.summed * p.plane
+        product = Product(
+            p.code, (p.images,), p.rows, p.plane, p.summed, (0,), w_row, w_k, (image,), p.plane, 1,
+            ("b", "a"),
+        )  # fmt: skip
+    return float_matmul(normalise(product), epilogue)
+
+
 def matmul(code, batch, m, n, k, a_strides, b_strides, epilogue=None):
     """Steps of out[batch, i, j] = sum_k a[batch, i, k] * b[batch, k, j], out contiguous.
 
@@ -91,4 +107,6 @@ def patches_steps(name, p, epilogue):
         return Steps((), (), view)
     if direct_pays(p):
         return direct_steps(name, p, epilogue)
+    if p.pointwise and p.groups == 1:
+        return pointwise_steps(p, epilogue)
     return Steps((patches_kernel(name, p, ("a", "b"), epilogue),), (), view)

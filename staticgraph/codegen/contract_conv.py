@@ -122,6 +122,14 @@ class Patches:
         return all(len(a.phases) == 1 for a in self.axes)
 
     @property
+    def pointwise(self):
+        """Whether every output meets just the source element at its own place."""
+        return self.taps == 1 and all(
+            a.step == a.hop == 1 and a.source == a.out and a.phases[0].shift0 == 0
+            for a in self.axes
+        )
+
+    @property
     def flops(self):
         products = prod(sum(f.count * f.taps for f in a.phases) for a in self.axes)
         return 2 * self.images * self.groups * self.rows * self.summed * products

@@ -186,8 +186,7 @@ class _Lowering:
         self.region.inner = tuple(place[rank:])
         result = node.results[0]
         self.labels[result] = tuple(place[:rank])
-        moved = s.transform(nest.body, lambda e: s.axis(place[e.value]) if e.name == "axis" else None)  # type: ignore[index]
-        body = self._resolve(moved, node, self.shape)
+        body = self._resolve(nest.body, node, [s.axis(k) for k in place])
         leaf = s._intern("row", (), body.dtype, 0)
         found = Reduction(node, body, "rows", 1, tuple(place[:rank]), nest.combine or "sum", leaf)
         self.region.reductions.append(found)
@@ -330,27 +329,24 @@ class _Lowering:
             raise CannotLower("a reduction that is no row")
         # Reduced axes of size 1 hold the one element there is.
         index = (*index, *[s.const(0, "int64")] * len(nest.reduced))
-        sizes = self.shape
+        return self._resolve(nest.body, node, index)
 
-        def leaf(e: Expr) -> Expr | None:
-            return index[e.value] if e.name == "axis" else None  # type: ignore[index]
+    def _resolve(self, body: Expr, node: Node, index: Sequence[Expr]) -> Expr:
+        """The body of a nest at an index, loads of operands replaced by what computes them.
 
-        body = s.transform(nest.body, leaf)
-        return self._resolve(body, node, sizes)
-
-    def _resolve(self, body: Expr, node: Node, sizes: Sequence[int]) -> Expr:
-        """Replace loads of operands by what computes them."""
+        One walk over the body itself: the index may hold loads too, and those are final.
+        """
         memo: dict[int, Expr] = {}
         for e in s.postorder([body]):
             args = tuple(memo[id(a)] for a in e.args)
-            if e.name == "load":
+            if e.name == "axis":
+                made = index[e.value]  # type: ignore[index]
+            elif e.name == "load":
                 guarded = s.is_guarded(e)
-                at = args[:-1] if guarded else args
-                at = tuple(simplify(i, sizes) for i in at)
+                at = tuple(simplify(i, self.shape) for i in (args[:-1] if guarded else args))
                 operand = node.operands[e.value[0]]  # type: ignore[index]
                 if guarded:
-                    guard = simplify(args[-1], sizes)
-                    made = self._guarded(operand, at, guard, e.value[1])  # type: ignore[index]
+                    made = self._guarded(operand, at, simplify(args[-1], self.shape), e.value[1])  # type: ignore[index]
                 else:
                     made = self.pull(operand, at)
             else:
