@@ -2,15 +2,17 @@
 
 assert __name__ == "staticgraph.passes", "import staticgraph.passes, not passes: the checkout folder is not the package"
 
+from staticgraph.passes.branches import dead_branches
 from staticgraph.passes.cse import cse
 from staticgraph.passes.fold import fold
 from staticgraph.passes.fuse import fuse
 from staticgraph.passes.guard import guard
 from staticgraph.passes.inline import inline
 from staticgraph.passes.simplify import simplify
+from staticgraph.passes.sink import sink
 from staticgraph.passmanager import Pipeline, register_pass
 
-for _made in (inline, guard, fold, simplify, cse, fuse):
+for _made in (inline, guard, fold, dead_branches, simplify, cse, sink, fuse):
     register_pass(_made)
 
 PIPELINES: dict[str, Pipeline] = {
@@ -19,11 +21,13 @@ PIPELINES: dict[str, Pipeline] = {
     "default": Pipeline(
         [
             fold,  # constants first: they decide branches and masks
+            dead_branches,  # before work is spent on what is never run
             simplify,
             cse,
+            sink,  # after cse: what two branches share is now one node, and stays outside
             fuse,  # last: nothing after it looks at single nodes
         ]
     ),
 }
 
-__all__ = ["PIPELINES", "cse", "fold", "fuse", "guard", "inline", "simplify"]
+__all__ = ["PIPELINES", "cse", "dead_branches", "fold", "fuse", "guard", "inline", "simplify", "sink"]

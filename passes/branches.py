@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from staticgraph import rewrite
-from staticgraph.control import SIDES, Cond, Side
+from staticgraph.control import SIDES, Cond
 from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, Graph, Node, Tensor, building, postorder
 from staticgraph.op import constant
 from staticgraph.passes.values import Facts, Values
@@ -127,10 +127,8 @@ class _Scope:
             if node.op.name == "where" and (known := self.truth(operands[0])) is not None:
                 self.note(node, "where: one operand is gone", f"its mask is {self.why(operands[0], known)}")
                 chosen = operands[1] if known else operands[2]
-                return [_full(chosen, node.results[0])]
-            made = node.with_operands(operands)
-            results = made.results if made is node else rewritten(made, _simpler)
-            return [self.settled(t) for t in results]
+                return [self.settled(_full(chosen, node.results[0]))]
+            return [self.settled(t) for t in rewritten(node.with_operands(operands), _simpler)]
 
     def settled(self, t: Tensor) -> Tensor:
         """A bool that is known here as the constant it is."""

@@ -54,6 +54,7 @@ class _Fuser:
         self.group_of: dict[int, Group] = {}
         self.users = graph.users()
         self.roots = set(graph.roots)
+        self.order = {n: i for i, n in enumerate(graph.nodes)}
         self.copied: dict[int, list[Node]] = {}  # group -> nodes that other groups compute too
         self.outside: dict[int, int] = {}  # nodes in no group -> groups they depend on
 
@@ -332,9 +333,8 @@ class _Fuser:
         """Take nodes out of their group; each home gets them (duplicated where there are several)."""
         out = {id(n) for n in cone}
         g.nodes = [n for n in g.nodes if id(n) not in out]
-        order = {id(n): i for i, n in enumerate(self.graph.nodes)}
         for h in homes:
-            h.nodes = sorted([*h.nodes, *cone], key=lambda n: order[id(n)])
+            h.nodes = sorted([*h.nodes, *cone], key=self.order.__getitem__)
             if len(homes) > 1:
                 self.copied.setdefault(h.number, []).extend(cone)
         for n in cone:
@@ -378,8 +378,7 @@ class _Fuser:
         return True
 
     def merge(self, a: Group, b: Group) -> Group:
-        order = {id(n): i for i, n in enumerate(self.graph.nodes)}
-        a.nodes = sorted([*a.nodes, *b.nodes], key=lambda n: order[id(n)])
+        a.nodes = sorted([*a.nodes, *b.nodes], key=self.order.__getitem__)
         for n in b.nodes:
             self.group_of[id(n)] = a
         a.inner = a.inner if a.inner is not None else b.inner

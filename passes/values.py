@@ -50,6 +50,9 @@ class Values:
         stack = [t.node]
         while t not in numbers:
             node = stack[-1]
+            if node.results[0] in numbers:
+                stack.pop()
+                continue
             missing = [o.node for o in node.operands if o not in numbers]
             if missing:
                 stack.extend(missing)

@@ -33,6 +33,7 @@ import numpy as np
 from staticgraph.codegen import launchwords as w
 from staticgraph.errors import InternalError
 from staticgraph.kernels import KernelSource, compile_kernels
+from staticgraph.native import immortal
 from staticgraph.threads import caller
 
 CACHE_LINE = 64
@@ -232,7 +233,8 @@ def launcher_sources() -> list[KernelSource]:
 @functools.cache
 def _code() -> _Code:
     start, poll, worker, move = (kernel.address for kernel in compile_kernels(launcher_sources()))
-    return _Code(_MethodDef(b"run_plan", start, METH_O, None), poll, worker, move)
+    # Threads may get here at once, and only one of their results stays in the cache.
+    return _Code(immortal(_MethodDef(b"run_plan", start, METH_O, None)), poll, worker, move)
 
 
 class _Pool:

@@ -123,11 +123,11 @@ def llvm_text(bitcode: bytes) -> str:
 def _linker() -> llvm.LLJIT:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return _immortal(llvm.create_lljit_compiler(None, use_jit_link=True, suppress_errors=True))
+    return immortal(llvm.create_lljit_compiler(None, use_jit_link=True, suppress_errors=True))
 
 
-def _immortal(owner: Owner) -> Owner:
-    """Never let `owner` be freed: threads may still run its code while the interpreter exits."""
+def immortal(owner: Owner) -> Owner:
+    """Never let `owner` be freed: code may be called to the process's very end."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))
     return owner
 
@@ -143,5 +143,5 @@ def link(objects: dict[str, bytes]) -> dict[str, int]:
         tracker = builder.link(_linker(), f"staticgraph-{next(_library_numbers)}")
     except RuntimeError as error:
         raise LinkError(f"cannot link {', '.join(objects)}: {error}") from None
-    _immortal(tracker)
+    immortal(tracker)
     return {symbol: tracker[symbol] for symbol in objects}

@@ -374,7 +374,7 @@ class _Stack:
     def prioritise(self, target: int, turn: int, rng: random.Random) -> None:
         """Rank the blocks: large or long ones first, above all those in full sections."""
         part = self.part
-        power, tight = ((1.0, True), (0.0, False), (None, True), (None, False))[turn % 4]
+        power, tight = ((1.0, True), (0.0, False), (None, True), (None, False))[turn // 3 % 4]
         if power is None:
             power = rng.random()
         weight = np.ones(len(self.live))
@@ -385,8 +385,8 @@ class _Stack:
             weight *= 1 + _BLAME * self.blame / worst
         total = np.concatenate(((0.0,), np.cumsum(weight)))
         priority = (total[self.hi] - total[self.lo]) * part.size.astype(float) ** power
-        if turn >= 4:
-            noise = _NOISE[turn // 4 % 2]
+        if turn >= 3:
+            noise = _NOISE[turn // 12 % 2]
             priority *= np.exp([noise * rng.random() for _ in range(self.count)])
         self.rank = np.empty(self.count, np.int64)
         self.rank[np.argsort(-priority, kind="stable")] = np.arange(self.count)

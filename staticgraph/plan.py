@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+import numpy as np
+
 from staticgraph import offsets, schedule
 from staticgraph.codegen.select import Code, Launch, code_of
 from staticgraph.errors import InternalError, shorten
+from staticgraph.fusion import FUSION
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, Variable
 from staticgraph.types import ITEMSIZE
 
@@ -131,7 +134,7 @@ class _Planner:
         self.constants: dict[Tensor, int] = {}
         self.targets: dict[Tensor, Ref] = {}
         self.notes: list[str] = []
-        self.codes: dict[str, Code] = {}
+        self.codes: dict[Node, Code] = {}
 
     def run(self) -> Plan:
         graph = self.graph
@@ -222,10 +225,11 @@ class _Planner:
         return True
 
     def code(self, node: Node) -> Code:
-        key = str(id(node))
-        if key not in self.codes:
-            self.codes[key] = code_of(node, kernel_name(node))
-        return self.codes[key]
+        """The kernels of a node; equal bodies, such as the layers of a deep network, share them."""
+        found = self.codes.get(node)
+        if found is None:
+            found = self.codes[node] = code_for(node)
+        return found
 
     def place(self, t: Tensor) -> Ref:
         """Where a value lies; leaves and reshapes get their place on demand."""
@@ -395,6 +399,26 @@ def _readers(graph: Graph, old: set[Tensor]) -> list[Node]:
     return [
         n for n in graph.nodes if not is_free(n) and any(schedule.owner(o, is_free) in old for o in n.operands)
     ]
+
+
+_codes: dict[str, Code] = {}
+_CODES_KEPT = 4096
+
+
+def code_for(node: Node) -> Code:
+    """Kernels of a node, from memory where a node of the same text had them generated."""
+    if node.op is FUSION:
+        key = str(node.attrs["body"])
+    else:
+        key = f"{node.op.name} {node.types} {[t.type for t in node.operands]} {sorted(node.attrs.items())}"
+        if any(isinstance(v, np.ndarray) for v in node.attrs.values()):
+            return code_of(node, kernel_name(node))
+    found = _codes.get(key)
+    if found is None:
+        if len(_codes) >= _CODES_KEPT:
+            _codes.clear()
+        found = _codes[key] = code_of(node, kernel_name(node))
+    return found
 
 
 def _depends(node: Node, on: Node, after: Sequence[tuple[Node, Node]]) -> bool:

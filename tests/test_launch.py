@@ -358,6 +358,23 @@ def test_eight_python_threads_at_once(count):
         assert all(executor.map(work, range(8)))
 
 
+def test_first_calls_of_a_process_from_many_threads():
+    script = """
+    from test_launch import *
+    barrier = threading.Barrier(16)
+    def work(_):
+        barrier.wait()
+        x = words(0)
+        call = Call([kernel(INCREMENT)], [x])
+        for _ in range(1000):
+            call.run()
+        return x[0]
+    with concurrent.futures.ThreadPoolExecutor(16) as executor:
+        print(set(executor.map(work, range(16))) == {1000})
+    """
+    assert run_script(script) == "True\n"
+
+
 def test_more_calls_than_job_slots():
     def work(_):
         x = np.zeros(64, np.int64)

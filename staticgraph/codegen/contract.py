@@ -17,7 +17,16 @@ from staticgraph.codegen.contract_matmul import Product, float_matmul, normalise
 from staticgraph.codegen.contract_parts import Epilogue, KernelStep, Steps, Store
 from staticgraph.codegen.contract_wgrad import weight_grad_steps
 
-__all__ = ["Epilogue", "KernelStep", "Steps", "Store", "conv", "conv_transpose", "conv_weight_grad", "matmul"]
+__all__ = [
+    "Epilogue",
+    "KernelStep",
+    "Steps",
+    "Store",
+    "conv",
+    "conv_transpose",
+    "conv_weight_grad",
+    "matmul",
+]
 
 
 def pointwise_steps(p, epilogue):

@@ -73,7 +73,9 @@ def transposed_axis(source, out, kernel, stride, low, dilation):
         shift = (first + low - tap0 * dilation) // stride
         phases.append(Phase(-(-(out - first) // stride), len(taps), tap0, shift))
     common = gcd(stride, dilation)
-    return Axis(source, out, kernel, 1, stride, stride // common, -(dilation // common), tuple(phases))
+    return Axis(
+        source, out, kernel, 1, stride, stride // common, -(dilation // common), tuple(phases)
+    )
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,7 @@ def copy_band(s, band):
         s.begin(f"for e{k} in range({band.extent[k]})")
         s(f"at{k} = e{k} + {band.low[k]}" + (f" + first * {axes[0].step}" if k == 0 else ""))
     inside = " and ".join(f"0 <= at{k} < {axes[k].source}" for k in range(last)) or "True"
-    source = " + ".join(
-        f"at{k} * {prod(a.source for a in axes[k + 1 :])}" for k in range(last)
-    )
+    source = " + ".join(f"at{k} * {prod(a.source for a in axes[k + 1 :])}" for k in range(last))
     target = " + ".join(f"e{k} * {band.strides[k]}" for k in range(last))
     s(f"dst = copy + ({target or '0'}) * {size}")
     shift = f"{band.low[last]}" + (f" + first * {axes[0].step}" if last == 0 else "")
@@ -156,7 +154,9 @@ def direct_kernel(name, p, epilogue):
                 pair = "c, r" if p.transposed else "r, c"
                 one, other = pair.split(", ")
                 s(f"tap = line + c * {band.elements * size}")
-                s(f"weight = w + ((group * {ends[0]} + {one}) * {ends[1]} + {other}) * {p.taps * size}")
+                s(
+                    f"weight = w + ((group * {ends[0]} + {one}) * {ends[1]} + {other}) * {p.taps * size}"
+                )
                 for k in range(last):
                     s.begin(f"for j{k} in range({p.axes[k].kernel})")
                 outer = [f"j{k} * {prod(a.kernel for a in p.axes[k + 1 :])}" for k in range(last)]

@@ -34,7 +34,9 @@ def dot_matmul(p, epilogue):
     splits = -(-p.k // chunk)
     final = epilogue or Store(p.code)
     target = final if splits == 1 else Store(p.code, ("ws", 0))
-    kernel = _dot_kernel(p, Dots(p.code, cols, lanes, p.b_col, fused), col_tiles, splits, chunk, target)
+    kernel = _dot_kernel(
+        p, Dots(p.code, cols, lanes, p.b_col, fused), col_tiles, splits, chunk, target
+    )
     view = (p.count, 1, p.n)
     if splits == 1:
         return Steps((kernel,), (), view)

@@ -130,7 +130,12 @@ def intrinsic_call(builder, name, result, args):
 
 
 def masked_load(builder, address, vector, mask, align):
-    args = [pointer(builder, address, vector), ir.Constant(I32, align), mask, ir.Constant(vector, None)]
+    args = [
+        pointer(builder, address, vector),
+        ir.Constant(I32, align),
+        mask,
+        ir.Constant(vector, None),
+    ]
     return intrinsic_call(builder, f"llvm.masked.load.{suffix(vector)}.p0", vector, args)
 
 

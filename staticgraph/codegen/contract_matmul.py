@@ -26,11 +26,12 @@ from staticgraph.codegen.contract_parts import (
 )  # fmt: skip
 from staticgraph.codegen.contract_shapes import Column, Tile
 
-BLOCK_K = {"f32": 256, "f64": 256}  # one column panel of B: 32 KiB, stays in the first level
+BLOCK_K = {"f32": 256, "f64": 256}  # one panel each of A and B stay in the first-level cache
 STREAM_K = 16  # block for one or two rows: B passes once, in long runs
-BLOCK_ROWS, BLOCK_COLS = 264, 512  # A, B and C of one tile stay in the second level
+BLOCK_ROWS, ROW_BYTES = 264, 2048  # A, B and C of one tile stay in the second level
 TILES = 16  # enough for many threads; half as many where bigger tiles save repeated packing
 BIG_FLOPS = 1 << 29
+NEAR_BYTES, FAR_BYTES = 1 << 18, 1 << 23
 TILE_FLOPS = 1_000_000  # smaller tiles are not worth a thread's attention
 
 
@@ -171,7 +172,7 @@ def choose_grid(p, shape, panels_m, panels_n):
     that give enough tiles of a useful size the cheapest wins.
     """
     least_m = -(-panels_m * shape.rows // BLOCK_ROWS)
-    least_n = -(-panels_n * shape.panel // max(BLOCK_COLS, shape.panel))
+    least_n = -(-panels_n * shape.panel // max(ROW_BYTES // ITEM[p.code], shape.panel))
     wanted = TILES if p.flops < BIG_FLOPS else TILES // 2
     wanted = -(-min(wanted, max(1, p.flops // TILE_FLOPS)) // max(1, p.count))
     best = None
@@ -204,13 +205,17 @@ def make_tiling(p, direct):
     splits = max(1, -(-p.k // chunk))
     blocks = max(1, -(-chunk // BLOCK_K[p.code]))
     depth = STREAM_K if stream else max(LANES, up(-(-chunk // blocks), LANES))
+    # Straight to the output where that is written once, or stays in the cache; sums over several
+    # blocks, and rows far apart in a large output, are better kept in scratch and written in runs.
+    out_bytes = p.count * p.m * p.n * size
+    at_hand = stream or out_bytes <= NEAR_BYTES or (depth >= chunk and out_bytes <= FAR_BYTES)
     panels = -(-row_panels // row_tiles), -(-col_panels // col_tiles)
-    reused = p.a_k == 1 and panels[1] * shape.panel >= 512
+    reused = p.a_k == 1 and panels[1] * shape.panel * size >= ROW_BYTES
     far_rows = p.a_k * size >= 2048 and panels[1] >= 4
     return Tiling(p, shape, row_panels, col_panels, row_tiles, col_tiles, splits, chunk, depth,
                   pack_a=not stream and (reused or far_rows),
                   pack_b=p.b_col != 1 or panels[0] > 2,
-                  direct=direct or splits > 1)  # fmt: skip
+                  direct=(direct or splits > 1) and at_hand)  # fmt: skip
 
 
 def batch_offset(index, batch, strides, size):

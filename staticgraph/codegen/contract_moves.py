@@ -162,7 +162,9 @@ def patch_gather(g: Gather):
         def visit(k, source, row, starts, inside):
             """Loop over the taps of outer axis k; `row` is the patch row so far."""
             if k == rank - 1:
-                at = builder.add(packed_line, scaled(builder, builder.mul(row, inner), g.pitch * size))
+                at = builder.add(
+                    packed_line, scaled(builder, builder.mul(row, inner), g.pitch * size)
+                )
                 fill_line(builder, g, source, at, inside, zero, (t0, span, shift, inner))
                 return
             with repeat(builder, taps[k]) as j:

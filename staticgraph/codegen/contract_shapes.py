@@ -112,5 +112,13 @@ class Gather:
 
     @property
     def symbol(self):
-        numbers = (*self.sources, *self.hops, self.step, self.width, self.pitch, self.taps, self.shift)
+        numbers = (
+            *self.sources,
+            *self.hops,
+            self.step,
+            self.width,
+            self.pitch,
+            self.taps,
+            self.shift,
+        )
         return f"sg_gather_{self.code}_{name_of(*numbers)}"

@@ -137,7 +137,10 @@ class Folder(ast.NodeTransformer):
         self.generic_visit(node)
         bounds = node.iter.args
         first = bounds[0] if len(bounds) > 1 else ast.Constant(0)
-        last, step = bounds[min(1, len(bounds) - 1)], bounds[2] if len(bounds) > 2 else ast.Constant(1)
+        last, step = (
+            bounds[min(1, len(bounds) - 1)],
+            bounds[2] if len(bounds) > 2 else ast.Constant(1),
+        )
         if is_int(first) and is_int(last) and is_int(step):
             turns = len(range(first.value, last.value, step.value))
             if turns < 2:
@@ -147,7 +150,9 @@ class Folder(ast.NodeTransformer):
 
 def drop_unused(function):
     """Remove assignments that nothing reads, as far as computing the value has no effect."""
-    read = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    read = {
+        n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
+    }
 
     def idle(node):
         if isinstance(node, ast.Assign):

@@ -145,7 +145,10 @@ def build_dots(dots: Dots, builder, args):
     def step(at, sums, units, mask=None):
         """The sums after products at .. at + units * lanes."""
         new, place = dict(sums), scaled(builder, at, size)
-        starts = [a_start, *(offset(builder, b_start, j * dots.b_col * size) for j in range(dots.cols))]
+        starts = [
+            a_start,
+            *(offset(builder, b_start, j * dots.b_col * size) for j in range(dots.cols)),
+        ]
         places = [builder.add(start, place) for start in starts]
         for u in range(units):
             got = []
@@ -192,7 +195,9 @@ def build_dots(dots: Dots, builder, args):
     columns += [zero] * (lanes - dots.cols)
     reach = lanes // 2
     while reach:
-        halves = [exchange(builder, x, y, reach) for x, y in zip(columns, columns[reach:], strict=False)]
+        halves = [
+            exchange(builder, x, y, reach) for x, y in zip(columns, columns[reach:], strict=False)
+        ]
         columns = [builder.fadd(upper, lower) for upper, lower in halves[:reach]]
         reach //= 2
     inside = constant_lanes(0, dots.cols, lanes)
