@@ -410,7 +410,9 @@ def code_for(node: Node) -> Code:
     if node.op is FUSION:
         key = str(node.attrs["body"])
     else:
-        key = f"{node.op.name} {node.types} {[t.type for t in node.operands]} {sorted(node.attrs.items())}"
+        # x * x reads one operand and x * y two, of the same types.
+        places = [node.operands.index(t) for t in node.operands]
+        key = f"{node.op.name} {node.types} {[t.type for t in node.operands]} {places} {sorted(node.attrs.items())}"
         if any(isinstance(v, np.ndarray) for v in node.attrs.values()):
             return code_of(node, kernel_name(node))
     found = _codes.get(key)

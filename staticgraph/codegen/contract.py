@@ -5,16 +5,12 @@ graphs. All float kernels share the register tiles of `microkernel`.
 """
 
 from staticgraph.codegen.contract_any import any_matmul
-from staticgraph.codegen.contract_conv import (
-    Patches,
-    forward_axis,
-    patches_kernel,
-    transposed_axis,
-)
+from staticgraph.codegen.contract_conv import patches_kernel
 from staticgraph.codegen.contract_direct import direct_grad_steps, direct_pays, direct_steps
 from staticgraph.codegen.contract_dot import dot_matmul
 from staticgraph.codegen.contract_matmul import Product, float_matmul, normalise
 from staticgraph.codegen.contract_parts import Epilogue, KernelStep, Steps, Store
+from staticgraph.codegen.contract_patches import Patches, forward_axis, transposed_axis
 from staticgraph.codegen.contract_wgrad import weight_grad_steps
 
 __all__ = [
@@ -62,7 +58,8 @@ def matmul(code, batch, m, n, k, a_strides, b_strides, epilogue=None):
 
 
 def conv(code, x_shape, w_shape, *, stride, padding, dilation, groups, epilogue=None):
-    """Steps of y[n, m, o] = sum_{c, kappa} w[m, c, kappa] x[n, c, o * stride - low + kappa * dilation].
+    """Steps of y[n, m, o] = sum over c and kappa of
+    w[m, c, kappa] * x[n, c, o * stride - low + kappa * dilation].
 
     `a` is x (N, C, ...), `b` is w (M, C / groups, ...); padding is a (low, high) pair per axis.
     """

@@ -26,7 +26,8 @@ def any_matmul(p, epilogue):
         s(
             f"batch = line // {p.m}",
             f"row = line - batch * {p.m}",
-            f"pa = a_all + ({batch_offset('batch', p.batch, p.a_batch, size)}) + row * {p.a_row * size}",
+            f"pa = a_all + {batch_offset('batch', p.batch, p.a_batch, size)}",
+            f"pa += row * {p.a_row * size}",
             f"pb = b_all + {batch_offset('batch', p.batch, p.b_batch, size)}",
         )
         with s.open(f"for col in range(0, {p.n}, {LANES})"):

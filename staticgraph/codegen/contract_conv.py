@@ -1,14 +1,10 @@
-"""Convolution and its input gradient as products with patches that are gathered tile by tile.
+"""Kernels of convolution and its input gradient: products with patches gathered tile by tile.
 
-Both compute out[n, r, q] = sum over (c, kappa) of W[r, (c, kappa)] * src[n, c, position], where the
-position along each axis is step * t + shift of the kernel tap. For a strided input gradient the
-outputs q = f, f + s, f + 2s, ... of one *phase* f meet the same taps and consecutive positions, so
-each phase is a stride-1 product of its own with a part of the kernel, and no product with an
-inserted zero is ever computed. A convolution has one phase.
+A tile is some lines along the last axis, or a segment of one; it gathers a block of the patch
+matrix into scratch, multiplies, and hands the finished sums to the epilogue in runs of outputs.
 """
 
-from dataclasses import dataclass
-from math import gcd, prod
+from math import prod
 
 from staticgraph.codegen.contract_parts import (
     ITEM,
@@ -32,109 +28,6 @@ ROWS = 264
 TILES = 16
 TILE_FLOPS = 500_000
 FAR = 1 << 20  # bytes of weights from which a tile copies its part before use
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Outputs first, first + hop, ... (`count` of them) of one axis and the taps they meet: kernel
-    index tap0 + j * hop_tap, source position step * t + shift0 + j * hop_shift."""
-
-    count: int
-    taps: int
-    tap0: int
-    shift0: int
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One spatial axis."""
-
-    source: int
-    out: int
-    kernel: int
-    step: int  # source positions per output of a phase
-    hop: int  # outputs from one of a phase to the next
-    hop_tap: int
-    hop_shift: int
-    phases: tuple[Phase, ...]
-
-
-def forward_axis(source, out, kernel, stride, low, dilation):
-    """Position o * stride - low + tap * dilation."""
-    return Axis(source, out, kernel, stride, 1, 1, dilation, (Phase(out, kernel, 0, -low),))
-
-
-def transposed_axis(source, out, kernel, stride, low, dilation):
-    """Position (q + low - tap * dilation) / stride where that is whole."""
-    phases = []
-    for first in range(min(stride, out)):
-        taps = [j for j in range(kernel) if (first + low - j * dilation) % stride == 0]
-        tap0 = taps[0] if taps else 0
-        shift = (first + low - tap0 * dilation) // stride
-        phases.append(Phase(-(-(out - first) // stride), len(taps), tap0, shift))
-    common = gcd(stride, dilation)
-    return Axis(
-        source, out, kernel, 1, stride, stride // common, -(dilation // common), tuple(phases)
-    )
-
-
-@dataclass(frozen=True)
-class Patches:
-    """The product of a kernel with patches of a source; `summed` source channels and `rows` output
-    channels per group. `transposed` tells how W lies in memory: (rows, summed, taps) or
-    (summed, rows, taps)."""
-
-    code: str
-    images: int
-    groups: int
-    rows: int
-    summed: int
-    axes: tuple[Axis, ...]
-    transposed: bool
-
-    @property
-    def taps(self):
-        return prod(a.kernel for a in self.axes)
-
-    @property
-    def most_taps(self):
-        """Most taps that one phase meets."""
-        return max(1, prod(max(f.taps for f in a.phases) for a in self.axes))
-
-    @property
-    def plane(self):
-        return prod(a.out for a in self.axes)
-
-    @property
-    def source(self):
-        return prod(a.source for a in self.axes)
-
-    @property
-    def outer_phases(self):
-        return prod(len(a.phases) for a in self.axes[:-1])
-
-    @property
-    def lines(self):
-        """Most lines along the last axis in one phase of the outer axes."""
-        return self.images * prod(a.phases[0].count for a in self.axes[:-1])
-
-    @property
-    def whole(self):
-        """Whether every axis has one phase, so that lines of the output are adjacent."""
-        return all(len(a.phases) == 1 for a in self.axes)
-
-    @property
-    def pointwise(self):
-        """Whether every output meets just the source element at its own place."""
-        return self.taps == 1 and all(
-            a.step == a.hop == 1 and a.source == a.out and a.phases[0].shift0 == 0
-            for a in self.axes
-        )
-
-    @property
-    def flops(self):
-        products = prod(sum(f.count * f.taps for f in a.phases) for a in self.axes)
-        return 2 * self.images * self.groups * self.rows * self.summed * products
 
 
 class Layout:
@@ -220,7 +113,8 @@ def write_table(s, y):
         s("left = line0 + l")
         for d in reversed(range(len(outer))):
             s(
-                f"st_i64(table, l * {rank} + {1 + d}, left % count_{d} * {outer[d].step} + shift0_{d})",
+                f"at = left % count_{d} * {outer[d].step} + shift0_{d}",
+                f"st_i64(table, l * {rank} + {1 + d}, at)",
                 f"left = left // count_{d}",
             )
         s(f"st_i64(table, l * {rank}, left * {p.groups * p.summed * p.source})")
@@ -241,8 +135,8 @@ def gather_patches(s, y):
         last.phases[0].shift0 if known else None,
     )
     taps = ", ".join(f"taps_{k}" for k in range(d + 1))
-    image = f"x + c0 * {p.source * ITEM[p.code]}"
-    s(f"{s.gather(gather)}({image}, table, packed, cc, nlines, t0, span, shift0_{d}, {taps})")
+    image = f"x + from_c * {p.source * ITEM[p.code]}"
+    s(f"{s.gather(gather)}({image}, table, packed, cc, nlines, start_t, span, shift0_{d}, {taps})")
 
 
 def pack_kernel(s, y):
@@ -250,7 +144,7 @@ def pack_kernel(s, y):
     p, size, axes, code = y.p, ITEM[y.p.code], y.p.axes, y.p.code
     if not p.transposed:
         s(
-            f"src = w + (row0 * {p.summed} + c0) * {p.taps * size}",
+            f"src = w + (row0 * {p.summed} + from_c) * {p.taps * size}",
             f"{s.copy(code, p.summed * p.taps, y.a_pitch, up(y.depth, LANES))}"
             f"(src, rows_a, row1 - row0, cc * {p.taps})",
         )
@@ -258,23 +152,23 @@ def pack_kernel(s, y):
     if p.whole:
         with s.open("for c in range(cc)"):
             s(
-                f"src = w + ((c0 + c) * {p.rows} + row0) * {p.taps * size}",
+                f"src = w + ((from_c + c) * {p.rows} + row0) * {p.taps * size}",
                 f"{s.copy(code, p.taps, y.a_pitch, LANES)}"
                 f"(src, rows_a + c * {p.taps * size}, row1 - row0, {p.taps})",
             )
         return
     with s.open("for c in range(cc)"), s.open("for r in range(row1 - row0)"):
         s(
-            f"src = w + ((c0 + c) * {p.rows} + row0 + r) * {p.taps * size}",
+            f"src = w + ((from_c + c) * {p.rows} + row0 + r) * {p.taps * size}",
             f"dst = rows_a + (r * {y.a_pitch} + c * taps) * {size}",
         )
         depth = s.depth
         s("i = 0")
         for k, axis in enumerate(axes):
             stride = prod(a.kernel for a in axes[k + 1 :])
-            s.begin(f"for j{k} in range(taps_{k})")
+            s.begin(f"for nth{k} in range(taps_{k})")
             base = f"tap{k - 1} + " if k else ""
-            s(f"tap{k} = {base}(tap0_{k} + j{k} * {axis.hop_tap}) * {stride}")
+            s(f"tap{k} = {base}(tap0_{k} + nth{k} * {axis.hop_tap}) * {stride}")
         s(f"st_{code}(dst, i, ld_{code}(src, tap{len(axes) - 1}))", "i += 1")
         s.depth = depth
 
@@ -284,7 +178,7 @@ def run_product(s, y):
     p, shape, size = y.p, y.shape, ITEM[y.p.code]
     rows, extra = divmod(p.rows, y.row_panels)
     a_row = y.a_pitch if y.pack_a else p.summed * p.taps
-    base = "rows_a" if y.pack_a else f"w + (row0 * {p.summed} + c0) * {p.taps * size}"
+    base = "rows_a" if y.pack_a else f"w + (row0 * {p.summed} + from_c) * {p.taps * size}"
 
     def run(vectors):
         tile = Tile(
@@ -293,7 +187,7 @@ def run_product(s, y):
         )  # fmt: skip
         s(
             f"{s.column(Column(tile, extra > 0))}(aq, packed + q * {size}, sums + q * {size}, "
-            "cc * taps, c0, tall, p1 - p0 - tall)"
+            "cc * taps, from_c, tall, rp1 - rp0 - tall)"
         )
 
     s(f"aq = {base}")
@@ -313,7 +207,7 @@ def finish_whole(s, y, epilogue):
     """One phase: the tile's columns are a run of outputs, image after image."""
     p, code = y.p, y.p.code
     plane, size = p.plane, ITEM[code]
-    s(f"first = line0 * {p.axes[-1].out} + t0", "end = first + (nlines - 1) * "
+    s(f"first = line0 * {p.axes[-1].out} + start_t", "end = first + (nlines - 1) * "
       f"{p.axes[-1].out} + span")  # fmt: skip
     with s.open(f"for batch in range(first // {plane}, (end - 1) // {plane} + 1)"):
         s(
@@ -339,12 +233,12 @@ def finish_phases(s, y, epilogue):
         for d in reversed(range(len(outer))):
             stride = prod(a.out for a in p.axes[d + 1 :])
             s(
-                f"place += (left % count_{d} * {outer[d].hop} + f{d}) * {stride}",
+                f"place += (left % count_{d} * {outer[d].hop} + ph{d}) * {stride}",
                 f"left = left // count_{d}",
             )
         s(
             "batch = left",
-            f"begin = t0 * {last.hop}",
+            f"begin = start_t * {last.hop}",
             f"stop = min(begin + {y.width * last.hop}, {last.out})",
         )
         with s.open("for r in range(row0, row1)"):
@@ -386,18 +280,18 @@ def patches_kernel(name, p, operands, epilogue):
             s(f"{var} = left % {count}", f"left = left // {count}")
         s(
             "group = left",
-            f"p0 = tm * {y.row_panels} // {y.row_tiles}",
-            f"p1 = (tm + 1) * {y.row_panels} // {y.row_tiles}",
-            f"tall = max(min(p1, {p.rows % y.row_panels}) - p0, 0)",
-            f"row0 = {starts('p0', *divmod(p.rows, y.row_panels))}",
-            f"row1 = {starts('p1', *divmod(p.rows, y.row_panels))}",
+            f"rp0 = tm * {y.row_panels} // {y.row_tiles}",
+            f"rp1 = (tm + 1) * {y.row_panels} // {y.row_tiles}",
+            f"tall = max(min(rp1, {p.rows % y.row_panels}) - rp0, 0)",
+            f"row0 = {starts('rp0', *divmod(p.rows, y.row_panels))}",
+            f"row1 = {starts('rp1', *divmod(p.rows, y.row_panels))}",
             f"x = x_all + group * {p.summed * p.source * size}",
             f"w = w_all + group * {w_group * size}",
-            f"t0 = segment * {y.width}",
+            f"start_t = segment * {y.width}",
         )
         for k, axis in reversed(list(enumerate(p.axes[:-1]))):
-            s(f"f{k} = phase % {len(axis.phases)}", f"phase = phase // {len(axis.phases)}")
-            set_axis(s, axis, k, f"f{k}")
+            s(f"ph{k} = phase % {len(axis.phases)}", f"phase = phase // {len(axis.phases)}")
+            set_axis(s, axis, k, f"ph{k}")
         per_image = " * ".join(f"count_{k}" for k in range(d)) or "1"
         s(
             f"line0 = block * {y.lines}",
@@ -405,15 +299,15 @@ def patches_kernel(name, p, operands, epilogue):
         )
         with s.open("if nlines > 0"):
             write_table(s, y)
-            with s.open(f"for f{d} in range({y.inner})"):
-                set_axis(s, last, d, f"f{d}")
+            with s.open(f"for ph{d} in range({y.inner})"):
+                set_axis(s, last, d, f"ph{d}")
                 s(
-                    f"span = min(count_{d} - t0, {y.width})",
+                    f"span = min(count_{d} - start_t, {y.width})",
                     f"taps = {' * '.join(f'taps_{k}' for k in range(d + 1))}",
-                    f"sums = sums_all + f{d} * {y.plane * size}",
+                    f"sums = sums_all + ph{d} * {y.plane * size}",
                 )
-                with s.open(f"for c0 in range(0, {p.summed}, {y.channels})"):
-                    s(f"cc = min({p.summed} - c0, {y.channels})")
+                with s.open(f"for from_c in range(0, {p.summed}, {y.channels})"):
+                    s(f"cc = min({p.summed} - from_c, {y.channels})")
                     gather_patches(s, y)
                     clear_rest(s, y)
                     if y.pack_a:
@@ -429,8 +323,12 @@ def patches_kernel(name, p, operands, epilogue):
 def clear_rest(s, y):
     """Zero the columns between the last line and the end of its panel: they are computed too, and
     what old scratch holds could be denormal and slow."""
+    panel = y.shape.panel
+    s(
+        f"columns = nlines * {y.width}",
+        f"padded = (columns + {panel - 1}) // {panel} * {panel}",
+    )
     with s.open("for i in range(cc * taps)"):
         s(f"dst = packed + i * {y.pitch * ITEM[y.p.code]}")
-        with s.open(f"for t in range(nlines * {y.width}, "
-                    f"(nlines * {y.width} + {y.shape.panel - 1}) // {y.shape.panel} * {y.shape.panel}, {LANES})"):  # fmt: skip
-            s(f"vst_{y.p.code}(dst, t, zero)")
+        with s.open(f"for j in range(columns, padded, {LANES})"):
+            s(f"vst_{y.p.code}(dst, j, zero)")

@@ -33,7 +33,7 @@ def direct_pays(p):
 
 
 class Band:
-    """The part of a plane that a tile works on: `count` outputs along the first axis, all others."""
+    """The part of a plane that a tile works on: `count` outputs along the first axis."""
 
     def __init__(self, p):
         self.p, self.axes, first = p, p.axes, p.axes[0]
@@ -62,14 +62,14 @@ class Band:
 
 def copy_band(s, band):
     """Copy the band of the plane at `plane` to `copy`, zeros outside the plane."""
-    p, size, code, axes = band.p, ITEM[band.p.code], band.p.code, band.axes
+    size, code, axes = ITEM[band.p.code], band.p.code, band.axes
     depth, last = s.depth, len(axes) - 1
     for k in range(last):
-        s.begin(f"for e{k} in range({band.extent[k]})")
-        s(f"at{k} = e{k} + {band.low[k]}" + (f" + first * {axes[0].step}" if k == 0 else ""))
+        s.begin(f"for pos{k} in range({band.extent[k]})")
+        s(f"at{k} = pos{k} + {band.low[k]}" + (f" + first * {axes[0].step}" if k == 0 else ""))
     inside = " and ".join(f"0 <= at{k} < {axes[k].source}" for k in range(last)) or "True"
     source = " + ".join(f"at{k} * {prod(a.source for a in axes[k + 1 :])}" for k in range(last))
-    target = " + ".join(f"e{k} * {band.strides[k]}" for k in range(last))
+    target = " + ".join(f"pos{k} * {band.strides[k]}" for k in range(last))
     s(f"dst = copy + ({target or '0'}) * {size}")
     shift = f"{band.low[last]}" + (f" + first * {axes[0].step}" if last == 0 else "")
     with s.open(f"if {inside}"):
@@ -91,12 +91,12 @@ def open_lines(s, band):
     `place` the line's flat place in the output plane. The caller restores the depth."""
     axes = band.axes
     for k in range(len(axes) - 1):
-        s.begin(f"for o{k} in range({'count' if k == 0 else band.outs[k]})")
+        s.begin(f"for out{k} in range({'count' if k == 0 else band.outs[k]})")
     place, line = [], []
     for k in range(len(axes) - 1):
-        out = "(first + o0)" if k == 0 else f"o{k}"
+        out = "(first + out0)" if k == 0 else f"out{k}"
         place.append(f"{out} * {prod(a.out for a in axes[k + 1 :])}")
-        line.append(f"o{k} * {axes[k].step * band.strides[k]}")
+        line.append(f"out{k} * {axes[k].step * band.strides[k]}")
     s(f"place = {' + '.join(place) or 'first'}")
     s(f"line = copy + ({' + '.join(line) or '0'}) * {ITEM[band.p.code]}")
 
@@ -158,9 +158,9 @@ def direct_kernel(name, p, epilogue):
                     f"weight = w + ((group * {ends[0]} + {one}) * {ends[1]} + {other}) * {p.taps * size}"
                 )
                 for k in range(last):
-                    s.begin(f"for j{k} in range({p.axes[k].kernel})")
-                outer = [f"j{k} * {prod(a.kernel for a in p.axes[k + 1 :])}" for k in range(last)]
-                away = [band.tap(k, f"j{k}") for k in range(last)]
+                    s.begin(f"for nth{k} in range({p.axes[k].kernel})")
+                outer = [f"nth{k} * {prod(a.kernel for a in p.axes[k + 1 :])}" for k in range(last)]
+                away = [band.tap(k, f"nth{k}") for k in range(last)]
                 s(f"wi = {' + '.join(outer) or '0'}")
                 s(f"here = tap + ({' + '.join(away) or '0'}) * {size}")
                 for j in range(inner) if inner <= WRITTEN else ("j",):
@@ -243,9 +243,9 @@ def taps_of_band(s, band, inner, last):
     p, size, code = band.p, ITEM[band.p.code], band.p.code
     depth = s.depth
     for k in range(last):
-        s.begin(f"for j{k} in range({p.axes[k].kernel})")
-    outer = [f"j{k} * {prod(a.kernel for a in p.axes[k + 1 :])}" for k in range(last)]
-    away = [band.tap(k, f"j{k}") for k in range(last)]
+        s.begin(f"for nth{k} in range({p.axes[k].kernel})")
+    outer = [f"nth{k} * {prod(a.kernel for a in p.axes[k + 1 :])}" for k in range(last)]
+    away = [band.tap(k, f"nth{k}") for k in range(last)]
     s(f"ti = {' + '.join(outer) or '0'}", f"away = ({' + '.join(away) or '0'}) * {size}")
     for group in range(0, inner, WRITTEN):
         taps = range(group, min(group + WRITTEN, inner))

@@ -64,19 +64,19 @@ def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
             f"ke = min((part + 1) * {chunk}, {p.k})",
             f"sums = scratch + {copied}",
         )
-        with s.open(f"for k0 in range(part * {chunk}, ke, {depth})"):
-            s(f"kc = min(ke - k0, {depth})")
+        with s.open(f"for from_k in range(part * {chunk}, ke, {depth})"):
+            s(f"kc = min(ke - from_k, {depth})")
             if copied:
                 s("ai = scratch")
                 with s.open("for i in range(kc)"):
-                    s(f"st_{code}(ai, i, ld_{code}(pa, (k0 + i) * {p.a_k}))")
+                    s(f"st_{code}(ai, i, ld_{code}(pa, (from_k + i) * {p.a_k}))")
             else:
-                s(f"ai = pa + k0 * {size}")
+                s(f"ai = pa + from_k * {size}")
             with s.open(f"for col in range(col0, col1, {dots.cols})"):
                 s(
                     f"c = min(col, {p.n - dots.cols})",
-                    f"{function}(ai, pb + (c * {p.b_col} + k0) * {size}, "
-                    f"sums + (c - col0) * {size}, kc, k0 - part * {chunk})",
+                    f"{function}(ai, pb + (c * {p.b_col} + from_k) * {size}, "
+                    f"sums + (c - col0) * {size}, kc, from_k - part * {chunk})",
                 )
         s("row = 0", f"line = sums - col0 * {size}", f"flat = (part * {p.count} + batch) * {p.n}")
         finish_columns(s, code, epilogue, tail=p.n % LANES)

@@ -232,13 +232,13 @@ def batch_offset(index, batch, strides, size):
 
 
 def pack_columns(s, t):
-    """Copy `kc` rows of B from k0 on, panels q0 .. q1, into `packed`: panel after panel, rows of
+    """Copy `kc` rows of B from from_k on, panels cp0 .. cp1, into `packed`: panel after panel, rows of
     `panel` columns."""
     p, size, wide, code = t.p, ITEM[t.p.code], t.shape.panel, t.p.code
-    with s.open("for q in range(q0, q1)"):
+    with s.open("for q in range(cp0, cp1)"):
         s(
-            f"src = pb + (k0 * {p.b_k} + q * {wide * p.b_col}) * {size}",
-            f"dst = packed + (q - q0) * {t.b_panel * size}",
+            f"src = pb + (from_k * {p.b_k} + q * {wide * p.b_col}) * {size}",
+            f"dst = packed + (q - cp0) * {t.b_panel * size}",
             f"cols = min({p.n} - q * {wide}, {wide})",
         )
         if p.b_col == 1:
@@ -259,11 +259,11 @@ def pack_rows(s, t):
     contiguous, else k by k."""
     p, size, code = t.p, ITEM[t.p.code], t.p.code
     rows, extra = t.rows
-    with s.open("for i in range(p0, p1)"):
+    with s.open("for i in range(rp0, rp1)"):
         s(
             f"count = {rows} + max(0, min(1, {extra} - i))" if extra else f"count = {rows}",
-            f"src = pa + ({starts('i', rows, extra)}) * {p.a_row * size} + k0 * {p.a_k * size}",
-            f"dst = rows_a + (i - p0) * {t.a_panel * size}",
+            f"src = pa + ({starts('i', rows, extra)}) * {p.a_row * size} + from_k * {p.a_k * size}",
+            f"dst = rows_a + (i - rp0) * {t.a_panel * size}",
         )
         if p.a_k == 1:
             s(f"{s.copy(code, p.a_row, t.a_strides[0], up(t.depth, LANES))}(src, dst, count, kc)")
@@ -283,12 +283,12 @@ def run_tiles(s, t):
     """All register tiles of the current block: the column panel outside, so that it stays in the
     first-level cache while the rows pass by."""
     p, shape, size, last = t.p, t.shape, ITEM[t.p.code], t.col_panels - 1
-    with s.open("for q in range(q0, q1)"):
+    with s.open("for q in range(cp0, cp1)"):
         if t.pack_b:
-            s(f"bq = packed + (q - q0) * {t.b_panel * size}")
+            s(f"bq = packed + (q - cp0) * {t.b_panel * size}")
         else:
-            s(f"bq = pb + (k0 * {p.b_k} + q * {shape.panel}) * {size}")
-        s(f"cq = sums + (q - q0) * {shape.panel * size}")
+            s(f"bq = pb + (from_k * {p.b_k} + q * {shape.panel}) * {size}")
+        s(f"cq = sums + (q - cp0) * {shape.panel * size}")
         if t.tail == shape.vectors * shape.lanes or not last:
             run_column(s, t, t.tail)
         else:
@@ -317,7 +317,7 @@ def run_column(s, t, cols):
         fused=shape.fused,
     )
     column = Column(tile, extra > 0, t.a_panel if t.pack_a else 0)
-    s(f"{s.column(column)}(aq, bq, cq, kc, k0 - ks, tall, p1 - p0 - tall)")
+    s(f"{s.column(column)}(aq, bq, cq, kc, from_k - ks, tall, rp1 - rp0 - tall)")
 
 
 def tiled_kernel(t, epilogue):
@@ -332,13 +332,13 @@ def tiled_kernel(t, epilogue):
             f"tn = t // {t.row_tiles} % {t.col_tiles}",
             f"part = t // {tiles} % {t.splits}",
             f"batch = t // {tiles * t.splits}",
-            f"p0 = tm * {t.row_panels} // {t.row_tiles}",
-            f"p1 = (tm + 1) * {t.row_panels} // {t.row_tiles}",
-            f"q0 = tn * {t.col_panels} // {t.col_tiles}",
-            f"q1 = (tn + 1) * {t.col_panels} // {t.col_tiles}",
-            f"tall = max(min(p1, {t.rows[1]}) - p0, 0)",
-            f"row0 = {starts('p0', *t.rows)}",
-            f"row1 = {starts('p1', *t.rows)}",
+            f"rp0 = tm * {t.row_panels} // {t.row_tiles}",
+            f"rp1 = (tm + 1) * {t.row_panels} // {t.row_tiles}",
+            f"cp0 = tn * {t.col_panels} // {t.col_tiles}",
+            f"cp1 = (tn + 1) * {t.col_panels} // {t.col_tiles}",
+            f"tall = max(min(rp1, {t.rows[1]}) - rp0, 0)",
+            f"row0 = {starts('rp0', *t.rows)}",
+            f"row1 = {starts('rp1', *t.rows)}",
             f"pa = a_all + {batch_offset('batch', p.batch, p.a_batch, size)}",
             f"pb = b_all + {batch_offset('batch', p.batch, p.b_batch, size)}",
             f"ks = part * {t.chunk}",
@@ -348,22 +348,22 @@ def tiled_kernel(t, epilogue):
             f"first_row = (part * {p.count} + batch) * {p.m}",
         )
         if t.direct:
-            matrix = f"(first_row + row0) * {p.n} + q0 * {t.shape.panel}"
+            matrix = f"(first_row + row0) * {p.n} + cp0 * {t.shape.panel}"
             s(f"sums = {epilogue.pointer} + ({matrix}) * {size}")
         else:
             s(f"sums = scratch + {t.scratch[0] + t.scratch[1]}")
-        with s.open(f"for k0 in range(ks, ke, {t.depth})" if p.k else "for k0 in range(1)"):
-            s(f"kc = min(ke - k0, {t.depth})")
+        with s.open(f"for from_k in range(ks, ke, {t.depth})" if p.k else "for from_k in range(1)"):
+            s(f"kc = min(ke - from_k, {t.depth})")
             if t.pack_b:
                 pack_columns(s, t)
             if t.pack_a:
                 pack_rows(s, t)
                 s("aq = rows_a")
             else:
-                s(f"aq = pa + (row0 * {p.a_row} + k0 * {p.a_k}) * {size}")
+                s(f"aq = pa + (row0 * {p.a_row} + from_k * {p.a_k}) * {size}")
             run_tiles(s, t)
         if not t.direct:
-            s(f"col0 = q0 * {t.shape.panel}", f"col1 = min(q1 * {t.shape.panel}, {p.n})")
+            s(f"col0 = cp0 * {t.shape.panel}", f"col1 = min(cp1 * {t.shape.panel}, {p.n})")
             with s.open("for row in range(row0, row1)"):
                 s(
                     f"line = sums + ((row - row0) * {t.tile_cols} - col0) * {size}",

@@ -11,7 +11,6 @@ from typing import Protocol
 import llvmlite.binding as llvm
 
 from staticgraph.codegen.contract_shapes import LANES
-from staticgraph.codegen.contract_tidy import tidy
 
 PACKAGE = "staticgraph.codegen"
 MAKERS = {
@@ -169,7 +168,7 @@ class Source:
 
     def text(self, name, about, imports=()):
         """The whole module: imports, register tiles, the kernel function."""
-        body = tidy("\n".join([f"def {name}(lo, hi, bufs, scratch):", *self.lines]))
+        body = "\n".join([f"def {name}(lo, hi, bufs, scratch):", *self.lines])
         head = [f'"""{about}"""', ""]
         used = free_names(body) - set(self.helpers.values()) - free_names("\n".join(imports))
         head.append(f"from {PACKAGE}.vector import {', '.join(sorted(used))}")

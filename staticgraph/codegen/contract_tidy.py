@@ -1,8 +1,7 @@
 """Generated source made shorter: constants folded, single passes unrolled, unused names dropped.
 
-Templates write the general form (`t // 1 % 1`, `for f in range(1)`); Numba's compile time grows with
-every operation it has to type, whatever LLVM would make of it later. The arithmetic folded here is
-integer index arithmetic only.
+Templates write the general form (`t // 1 % 1`, `for f in range(1)`); a reader should not have to,
+and compile time grows with every operation. Only integer index arithmetic is folded.
 """
 
 import ast

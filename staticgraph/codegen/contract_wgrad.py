@@ -1,5 +1,5 @@
-"""The weight gradient of a convolution, dw[m, (c, kappa)] = sum over (n, o) of dy[n, m, o] times the
-patch value x[n, c, o * stride - low + kappa * dilation].
+"""The weight gradient of a convolution: dw[m, (c, kappa)] = sum over (n, o) of dy[n, m, o] times
+the patch value x[n, c, o * stride - low + kappa * dilation].
 
 It is the product of the patch matrix of the convolution itself, with rows (c, kappa), and dy
 transposed. Few outputs and very many products: the positions are split into parts, whose results
@@ -138,8 +138,8 @@ def gradient_kernel(p, y, epilogue):
             f"ct = t % {y.channel_tiles}",
             f"part = t // {y.channel_tiles} % {y.parts}",
             f"group = t // {y.channel_tiles * y.parts}",
-            f"c0 = ct * {y.channels}",
-            f"cc = min({p.summed} - c0, {y.channels})",
+            f"from_c = ct * {y.channels}",
+            f"cc = min({p.summed} - from_c, {y.channels})",
             f"x = x_all + group * {p.summed * p.source * size}",
             f"dy = dy_all + group * {p.rows * p.plane * size}",
             f"start = part * {y.blocks_per_part * y.lines}",
@@ -148,10 +148,10 @@ def gradient_kernel(p, y, epilogue):
         with s.open(f"for unit in range(start, {stop}, {y.lines})"):
             s(
                 f"line0 = unit // {y.segments}",
-                f"t0 = unit % {y.segments} * {y.width}",
+                f"start_t = unit % {y.segments} * {y.width}",
                 f"nlines = min({y.units // y.segments} - line0, {y.lines})",
-                f"span = min({last.out} - t0, {y.width})",
-                f"first = line0 * {last.out} + t0",
+                f"span = min({last.out} - start_t, {y.width})",
+                f"first = line0 * {last.out} + start_t",
                 f"end = first + (nlines - 1) * {last.out} + span",
             )
             write_table(s, y)
@@ -159,11 +159,11 @@ def gradient_kernel(p, y, epilogue):
             pack_gradient(s, y)
             run_product(s, y)
         transpose_result(s, y)
-        s("batch = 0", f"col0 = c0 * {p.taps}", f"col1 = col0 + cc * {p.taps}")
-        with s.open(f"for m in range({p.rows})"):
+        s("batch = 0", f"col0 = from_c * {p.taps}", f"col1 = col0 + cc * {p.taps}")
+        with s.open(f"for r in range({p.rows})"):
             s(
-                f"row = group * {p.rows} + m",
-                f"line = result + (m * {y.across} - col0) * {size}",
+                f"row = group * {p.rows} + r",
+                f"line = result + (r * {y.across} - col0) * {size}",
                 f"flat = (part * {p.groups * p.rows} + row) * {columns}",
             )
             finish_columns(s, p.code, epilogue, tail=True)

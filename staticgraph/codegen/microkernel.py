@@ -36,7 +36,7 @@ from staticgraph.codegen.contract_shapes import Column, Dots, Tile
 
 
 def build_tile(tile: Tile, builder, args):
-    """Body of one register tile (a, b, c, k, flag): zero the sums, one k loop, store or add to C."""
+    """Body of one register tile (a, b, c, k, flag): sums from zero, one k loop, store or add."""
     a_start, b_start, c_start, depth, flag = args
     size, element = BYTES[tile.code], ELEMENT[tile.code]
     vector = ir.VectorType(element, tile.lanes)
@@ -195,10 +195,9 @@ def build_dots(dots: Dots, builder, args):
     columns += [zero] * (lanes - dots.cols)
     reach = lanes // 2
     while reach:
-        halves = [
-            exchange(builder, x, y, reach) for x, y in zip(columns, columns[reach:], strict=False)
-        ]
-        columns = [builder.fadd(upper, lower) for upper, lower in halves[:reach]]
+        pairs = zip(columns[:reach], columns[reach:], strict=True)
+        halves = [exchange(builder, x, y, reach) for x, y in pairs]
+        columns = [builder.fadd(upper, lower) for upper, lower in halves]
         reach //= 2
     inside = constant_lanes(0, dots.cols, lanes)
     adding = splat(builder, builder.icmp_signed("!=", flag, number(0)), lanes)
