@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from staticgraph import archive, tree
-from staticgraph.errors import GraphTypeError, InputError, ShapeError, TargetError
+from staticgraph.errors import BudgetError, GraphTypeError, InputError, ShapeError, TargetError
 from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
 from staticgraph.op import as_tensor, cast
@@ -72,6 +73,7 @@ class Function:
         planned = time.perf_counter()
         self.plan: Plan = build(self.optimized)
         linked = time.perf_counter()
+        check_budget(options["memory_budget"], self.plan)
         self.executable: Executable = link(self.plan)
         end = time.perf_counter()
         self.times = CompileTimes(tuple(records), linked - planned, end - linked, end - start)
@@ -277,6 +279,35 @@ def compile(
     graph = Graph(ordered, roots, changes)
     options = {"pipeline": pipeline, "threads": threads, "target": target, "memory_budget": memory_budget}
     return Function(graph, form, options)
+
+
+_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def budget_bytes(budget: object) -> int:
+    """A memory budget in bytes, from an int or a text such as "120MiB"."""
+    if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0:
+        return budget
+    if isinstance(budget, str):
+        found = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", budget)
+        if found and found[2].lower() in _UNITS:
+            return int(float(found[1]) * _UNITS[found[2].lower()])
+    raise BudgetError(f"compile: memory_budget is a number of bytes or a text such as '120MiB', got {budget!r}")
+
+
+def check_budget(budget: object, plan: Plan) -> None:
+    """Refuse a plan above the budget, naming what it needs and what is alive at its peak."""
+    if budget is None:
+        return
+    allowed = budget_bytes(budget)
+    if plan.arena_bytes > allowed:
+        at = max(range(len(plan.steps)), key=lambda i: sum(b.size for b in plan.buffers if b.start <= i < b.stop))
+        live = sorted((b for b in plan.buffers if b.start <= at < b.stop), key=lambda b: -b.size)[:3]
+        largest = ", ".join(f"{b.what} ({b.size} B)" for b in live)
+        raise BudgetError(
+            f"compile: the plan needs {plan.arena_bytes} B, the budget is {allowed} B; at its peak live: {largest};"
+            " sg.checkpoint recomputes values instead of keeping them"
+        )
 
 
 def check_inputs(inputs: Sequence[Tensor], needed: Sequence[Tensor]) -> list[Tensor]:

@@ -118,7 +118,7 @@ def assign(
     # The part with the most live bytes comes first; the others need not be lower than it.
     parts = [(used[chosen], whole.subset(chosen)) for chosen in whole.split()]
     parts.sort(key=lambda item: -item[1].bound)
-    budget = _Budget(_WORK_OF_EFFORT_1 * 10 ** (effort - 1) if effort else 0)
+    budget = _Budget(_WORK_OF_EFFORT_1 * 10 ** (effort - 1) if effort > 0 else 0)
     enough = max(whole.bound, goal // (unit * align))
     offsets = np.zeros(len(blocks), np.int64)
     peak, method = 0, ""
@@ -194,11 +194,9 @@ class _Budget:
     work: int
 
 
-@dataclass(slots=True)
 class _Best:
-    offsets: np.ndarray = _NO_BLOCKS
-    peak: int = _NEVER
-    method: str = ""
+    def __init__(self):
+        self.offsets, self.peak, self.method = _NO_BLOCKS, _NEVER, ""
 
     def improve(self, part: _Part, offsets: np.ndarray, method: str) -> bool:
         peak = int((offsets + part.size).max())

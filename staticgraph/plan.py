@@ -411,7 +411,8 @@ def code_for(node: Node) -> Code:
         key = str(node.attrs["body"])
     else:
         # x * x reads one operand and x * y two, of the same types.
-        places = [node.operands.index(t) for t in node.operands]
+        ids = [id(t) for t in node.operands]
+        places = [ids.index(i) for i in ids]
         key = f"{node.op.name} {node.types} {[t.type for t in node.operands]} {places} {sorted(node.attrs.items())}"
         if any(isinstance(v, np.ndarray) for v in node.attrs.values()):
             return code_of(node, kernel_name(node))

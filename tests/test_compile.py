@@ -288,3 +288,15 @@ def test_scalars_are_weak():
     assert (i + 1).dtype == np.int8
     assert (i * 1.5).dtype == np.float32
     assert (x * 1j).dtype == np.complex64
+
+
+def test_a_budget_is_a_limit():
+    x = sg.input("x", (256, 256))
+    y = ops.tanh(x @ x) @ x
+    need = sg.compile(y).memory.peak_bytes
+    assert sg.compile(y, memory_budget=need).memory.peak_bytes == need
+    with pytest.raises(sg.BudgetError, match=f"needs {need} B, the budget is {need - 1} B"):
+        sg.compile(y, memory_budget=need - 1)
+    with pytest.raises(sg.BudgetError, match="'plenty'"):
+        sg.compile(y, memory_budget="plenty")
+    assert sg.compile(y, memory_budget="1MiB").memory.peak_bytes == need

@@ -4,8 +4,6 @@ from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
-    PARALLEL_FLOPS,
-    KernelStep,
     Source,
     Steps,
     Store,
@@ -41,6 +39,5 @@ def any_matmul(p, epilogue):
                 s(f"acc = acc + splat_{code}(ld_{code}(pa, i * {p.a_k})) * b")
             hand_over(s, final, "some")
     about = f"{code} product {p.batch} x {p.m} x {p.n} x {p.k}"
-    kernel = KernelStep("matmul", s.text("matmul", about, final.imports), tiles, buffers, 0, p.flops,
-                        p.flops >= PARALLEL_FLOPS)  # fmt: skip
+    kernel = s.step("matmul", about, final, ntiles=tiles, buffers=buffers, flops=p.flops, weight=4)
     return Steps((kernel,), (), (p.count, p.m, p.n))

@@ -9,8 +9,6 @@ from math import prod
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
-    PARALLEL_FLOPS,
-    KernelStep,
     Source,
     Store,
     finish_columns,
@@ -316,8 +314,15 @@ def patches_kernel(name, p, operands, epilogue):
             s("sums = sums_all")
             (finish_whole if p.whole else finish_phases)(s, y, epilogue)
     about = f"{p.code} {name}: {p}"
-    return KernelStep(name, s.text(name, about, epilogue.imports), y.ntiles, buffers,
-                      y.scratch_bytes, p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip
+    return s.step(
+        name,
+        about,
+        epilogue,
+        ntiles=y.ntiles,
+        buffers=buffers,
+        scratch=y.scratch_bytes,
+        flops=p.flops,
+    )
 
 
 def clear_rest(s, y):

@@ -10,8 +10,6 @@ from math import prod
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
-    PARALLEL_FLOPS,
-    KernelStep,
     Source,
     Steps,
     Store,
@@ -22,7 +20,7 @@ from staticgraph.codegen.contract_parts import (
     up,
 )
 
-BAND = 1 << 15  # output elements of one tile's band of a plane
+BAND = 1 << 14  # output elements of one tile's band of a plane
 WRITTEN = 9  # taps along the last axis that are written out at once
 TILES = 16
 
@@ -141,8 +139,11 @@ def direct_kernel(name, p, epilogue):
             s(f"copy = scratch + c * {band.elements * size}")
             copy_band(s, band)
         with s.open(f"for r in range({p.rows})"):
-            s(f"row = group * {p.rows} + r", f"flat = (batch * {p.groups * p.rows} + row) * {p.plane}",
-              "copy = scratch")  # fmt: skip
+            s(
+                f"row = group * {p.rows} + r",
+                f"flat = (batch * {p.groups * p.rows} + row) * {p.plane}",
+                "copy = scratch",
+            )
             depth = s.depth
             open_lines(s, band)
             span = "count" if last == 0 else band.outs[last]
@@ -150,12 +151,10 @@ def direct_kernel(name, p, epilogue):
                 s("acc = zero")
                 inside = s.depth
                 s.begin(f"for c in range({p.summed})")
-                ends = (p.summed, p.rows) if p.transposed else (p.rows, p.summed)
-                pair = "c, r" if p.transposed else "r, c"
-                one, other = pair.split(", ")
-                s(f"tap = line + c * {band.elements * size}")
+                pair = f"c * {p.rows} + r" if p.transposed else f"r * {p.summed} + c"
                 s(
-                    f"weight = w + ((group * {ends[0]} + {one}) * {ends[1]} + {other}) * {p.taps * size}"
+                    f"tap = line + c * {band.elements * size}",
+                    f"weight = w + (group * {p.rows * p.summed} + {pair}) * {p.taps * size}",
                 )
                 for k in range(last):
                     s.begin(f"for nth{k} in range({p.axes[k].kernel})")
@@ -178,9 +177,16 @@ def direct_kernel(name, p, epilogue):
                     s(f"edge = lanes({span} - at)")
                     hand_over(s, epilogue, "edge")
             s.depth = depth
-    return KernelStep(name, s.text(name, f"{code} {name}, direct: {p}", epilogue.imports),
-                      p.images * p.groups * band.bands, buffers, p.summed * band.elements * size,
-                      p.flops, p.flops >= PARALLEL_FLOPS // 4)  # fmt: skip
+    return s.step(
+        name,
+        f"{code} {name}, direct: {p}",
+        epilogue,
+        ntiles=p.images * p.groups * band.bands,
+        buffers=buffers,
+        scratch=p.summed * band.elements * size,
+        flops=p.flops,
+        weight=4,
+    )
 
 
 def direct_steps(name, p, epilogue):
@@ -219,8 +225,11 @@ def direct_grad_kernel(p, parts, epilogue):
                 s(f"plane = x + ((n * {p.groups} + group) * {p.summed} + c) * {p.source * size}")
                 copy_band(s, band)
                 with s.open(f"for r in range({p.rows})"):
-                    s(f"from_dy = dy + ((n * {p.groups} + group) * {p.rows} + r) * {p.plane * size}",
-                      f"into = sums + (r * {p.summed} + c) * {p.taps * size}")  # fmt: skip
+                    s(
+                        f"out_row = (n * {p.groups} + group) * {p.rows} + r",
+                        f"from_dy = dy + out_row * {p.plane * size}",
+                        f"into = sums + (r * {p.summed} + c) * {p.taps * size}",
+                    )
                     taps_of_band(s, band, inner, last)
         s("batch = 0", "col0 = 0", f"col1 = {columns}")
         with s.open(f"for r in range({p.rows})"):
@@ -232,9 +241,16 @@ def direct_grad_kernel(p, parts, epilogue):
             finish_columns(s, code, epilogue, tail=columns % LANES)
     name = "conv_weight_grad"
     scratch = up(band.elements * size, 64) + (p.rows * columns + LANES) * size
-    return KernelStep(name, s.text(name, f"{code} {name}, direct: {p}", epilogue.imports),
-                      parts * p.groups, buffers, scratch, p.flops,
-                      p.flops >= PARALLEL_FLOPS // 4)  # fmt: skip
+    return s.step(
+        name,
+        f"{code} {name}, direct: {p}",
+        epilogue,
+        ntiles=parts * p.groups,
+        buffers=buffers,
+        scratch=scratch,
+        flops=p.flops,
+        weight=4,
+    )
 
 
 def taps_of_band(s, band, inner, last):

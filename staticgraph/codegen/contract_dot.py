@@ -4,8 +4,6 @@ from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
-    PARALLEL_FLOPS,
-    KernelStep,
     Source,
     Steps,
     Store,
@@ -81,5 +79,12 @@ def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
         s("row = 0", f"line = sums - col0 * {size}", f"flat = (part * {p.count} + batch) * {p.n}")
         finish_columns(s, code, epilogue, tail=p.n % LANES)
     about = f"{code} dot products {p.batch} x 1 x {p.n} x {p.k}"
-    return KernelStep("dot", s.text("dot", about, epilogue.imports), p.count * splits * col_tiles, buffers,
-                      copied + pitch * size, p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip
+    return s.step(
+        "dot",
+        about,
+        epilogue,
+        ntiles=p.count * splits * col_tiles,
+        buffers=buffers,
+        scratch=copied + pitch * size,
+        flops=p.flops,
+    )

@@ -11,8 +11,6 @@ from math import prod
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
-    PARALLEL_FLOPS,
-    KernelStep,
     Shape,
     Source,
     Steps,
@@ -232,8 +230,8 @@ def batch_offset(index, batch, strides, size):
 
 
 def pack_columns(s, t):
-    """Copy `kc` rows of B from from_k on, panels cp0 .. cp1, into `packed`: panel after panel, rows of
-    `panel` columns."""
+    """Copy `kc` rows of B from from_k on, panels cp0 .. cp1, into `packed`: panel after panel,
+    rows of `panel` columns."""
     p, size, wide, code = t.p, ITEM[t.p.code], t.shape.panel, t.p.code
     with s.open("for q in range(cp0, cp1)"):
         s(
@@ -289,7 +287,7 @@ def run_tiles(s, t):
         else:
             s(f"bq = pb + (from_k * {p.b_k} + q * {shape.panel}) * {size}")
         s(f"cq = sums + (q - cp0) * {shape.panel * size}")
-        if t.tail == shape.vectors * shape.lanes or not last:
+        if column_of(t, shape.panel) == column_of(t, t.tail) or not last:
             run_column(s, t, t.tail)
         else:
             with s.open(f"if q < {last}"):
@@ -299,7 +297,11 @@ def run_tiles(s, t):
 
 
 def run_column(s, t, cols):
-    """The register tiles of one column panel."""
+    s(f"{s.column(column_of(t, cols))}(aq, bq, cq, kc, from_k - ks, tall, rp1 - rp0 - tall)")
+
+
+def column_of(t, cols):
+    """The register tiles of one panel of `cols` columns."""
     p, shape = t.p, t.shape
     rows, extra = t.rows
     vectors = -(-cols // shape.lanes)
@@ -316,8 +318,7 @@ def run_column(s, t, cols):
         add=t.depth < t.chunk,
         fused=shape.fused,
     )
-    column = Column(tile, extra > 0, t.a_panel if t.pack_a else 0)
-    s(f"{s.column(column)}(aq, bq, cq, kc, from_k - ks, tall, rp1 - rp0 - tall)")
+    return Column(tile, extra > 0, t.a_panel if t.pack_a else 0)
 
 
 def tiled_kernel(t, epilogue):
@@ -371,8 +372,15 @@ def tiled_kernel(t, epilogue):
                 )
                 finish_columns(s, p.code, epilogue, tail=p.n % LANES)
     about = f"{p.code} product {p.batch} x {p.m} x {p.n} x {p.k}"
-    return KernelStep("matmul", s.text("matmul", about, epilogue.imports), t.ntiles, buffers,
-                      sum(t.scratch), p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip
+    return s.step(
+        "matmul",
+        about,
+        epilogue,
+        ntiles=t.ntiles,
+        buffers=buffers,
+        scratch=sum(t.scratch),
+        flops=p.flops,
+    )
 
 
 def float_matmul(p, epilogue):

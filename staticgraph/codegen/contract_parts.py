@@ -166,8 +166,15 @@ class Source:
         made = f"block_transpose({code!r}, {lanes}, {src_row}, {dst_row})"
         return self.helper(made, "transpose")
 
-    def text(self, name, about, imports=()):
-        """The whole module: imports, register tiles, the kernel function."""
+    def step(self, name, about, epilogue, *, ntiles, buffers, flops, scratch=0, weight=1):
+        """The finished kernel. `weight` tells how much longer than a multiply-add of a matrix
+        product one of this kernel's operations takes."""
+        text = self.text(name, about, epilogue.imports)
+        worth = flops * weight >= PARALLEL_FLOPS
+        return KernelStep(name, text, ntiles, buffers, scratch, flops, worth)
+
+    def text(self, name, about, imports):
+        """The whole module: imports, helper functions, the kernel function."""
         body = "\n".join([f"def {name}(lo, hi, bufs, scratch):", *self.lines])
         head = [f'"""{about}"""', ""]
         used = free_names(body) - set(self.helpers.values()) - free_names("\n".join(imports))
@@ -292,5 +299,4 @@ def combine_kernel(code, count, m, n, parts, epilogue):
             s(f"col = {n - edge}")
             sums("edge")
     about = f"sum of {parts} partial results {count} x {m} x {n}"
-    return KernelStep("combine", s.text("combine", about, epilogue.imports), tiles, buffers, 0,
-                      total * parts, total * parts >= PARALLEL_FLOPS)  # fmt: skip
+    return s.step("combine", about, epilogue, ntiles=tiles, buffers=buffers, flops=total * parts)

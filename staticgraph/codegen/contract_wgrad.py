@@ -12,8 +12,6 @@ from staticgraph.codegen.contract_conv import gather_patches, write_table
 from staticgraph.codegen.contract_parts import (
     ITEM,
     LANES,
-    PARALLEL_FLOPS,
-    KernelStep,
     Source,
     Steps,
     Store,
@@ -102,8 +100,8 @@ def run_product(s, y):
             vectors * shape.lanes, add=y.blocks_per_part > 1, fused=shape.fused,
         )  # fmt: skip
         s(
-            f"{s.column(Column(tile, extra > 0))}(packed, packed_b + q * {y.b_panel * size}, "
-            f"sums + q * {shape.panel * size}, end - first, unit - start, {extra}, {panels - extra})"
+            f"{s.column(Column(tile, extra > 0))}(packed, packed_b + q * {y.b_panel * size}, sums + "
+            f"q * {shape.panel * size}, end - first, unit - start, {extra}, {panels - extra})"
         )
 
     with s.open(f"for q in range({last + 1})"):
@@ -169,8 +167,15 @@ def gradient_kernel(p, y, epilogue):
             finish_columns(s, p.code, epilogue, tail=True)
     about = f"{p.code} weight gradient of the convolution {p}, {rank} axes"
     name = "conv_weight_grad"
-    return KernelStep(name, s.text(name, about, epilogue.imports), y.ntiles, buffers,
-                      sum(y.areas), p.flops, p.flops >= PARALLEL_FLOPS)  # fmt: skip
+    return s.step(
+        name,
+        about,
+        epilogue,
+        ntiles=y.ntiles,
+        buffers=buffers,
+        scratch=sum(y.areas),
+        flops=p.flops,
+    )
 
 
 def weight_grad_steps(p, epilogue):
