@@ -8,13 +8,11 @@ from staticgraph import rewrite
 from staticgraph.control import SIDES, Cond
 from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, Graph, Node, Tensor, building, postorder
 from staticgraph.op import constant
-from staticgraph.passes.values import Facts, Values
+from staticgraph.passes.values import COPIED, Facts, Values
 from staticgraph.passmanager import Note, graph_pass
 from staticgraph.rewrite import rewritten
 from staticgraph.types import is_bool
 
-#: constants of at most this many elements are copied into the branches that read them
-COPIED = 64
 _VIEWS = ("broadcast_to", "reshape", "transpose", "flip")
 
 
@@ -32,7 +30,9 @@ def dead_branches(graph: Graph, *, report: list[Note] | None = None) -> Graph:
     notes: list[Note] = [] if report is None else report
     if any(v is t for v, t in graph.updates):
         graph = _without_idle_updates(graph, notes)
-    if not any(n.op is Cond or (n.op.name == "where" and _constant(n.operands[0])) for n in graph.nodes):
+    if not any(
+        n.op is Cond or (n.op.name == "where" and _constant(n.operands[0])) for n in graph.nodes
+    ):
         return graph
     decided = _Decider(notes).top(graph)
     if any(v is t for v, t in decided.updates):
@@ -55,7 +55,11 @@ def _constant(t: Tensor) -> bool:
 
 def _without_idle_updates(graph: Graph, notes: list[Note]) -> Graph:
     notes += [
-        Note(f"the update of variable {v.name!r} is gone", "its new value is the old one", v.node.where)
+        Note(
+            f"the update of variable {v.name!r} is gone",
+            "its new value is the old one",
+            v.node.where,
+        )
         for v, t in graph.updates
         if v is t
     ]
@@ -63,14 +67,14 @@ def _without_idle_updates(graph: Graph, notes: list[Note]) -> Graph:
 
 
 def _size(body: Graph) -> str:
-    """'3 ops': what computes in a body, those in bodies inside it included."""
+    """'of 3 ops': what computes in a body, those in bodies inside it included."""
 
     def count(g: Graph) -> int:
         inner = (count(n.attrs[name]) for n in g.nodes for name in n.op.bodies)
         return sum(1 for n in g.nodes if n.operands) + sum(inner)
 
     n = count(body)
-    return "1 op" if n == 1 else f"{n} ops"
+    return f"of {n} op{'' if n == 1 else 's'}" if n else "without ops"
 
 
 _NAMES = {"then": "then branch", "orelse": "else branch"}
@@ -87,7 +91,9 @@ class _Decider:
         roots, _ = _Scope(self, {}).run(graph, {t: t for t in graph.inputs}, graph.roots)
         return graph.with_roots(roots)
 
-    def body(self, body: Graph, operands: Sequence[Tensor], numbers: Sequence[int], facts: Facts) -> tuple[Graph, list[int]]:
+    def body(
+        self, body: Graph, operands: Sequence[Tensor], numbers: Sequence[int], facts: Facts
+    ) -> tuple[Graph, list[int]]:
         """The body with everything decided, and the numbers of its outputs."""
         scope = _Scope(self, facts)
         given: dict[Tensor, Tensor] = {}
@@ -109,7 +115,9 @@ class _Scope:
         self.numbers: dict[Tensor, int] = {}
         self.conds: dict[tuple, Sequence[Tensor]] = {}
 
-    def run(self, graph: Graph, new: dict[Tensor, Tensor], roots: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    def run(
+        self, graph: Graph, new: dict[Tensor, Tensor], roots: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[int]]:
         for node in graph.nodes:
             if node.op is not INPUT:
                 made = self.visit(node, [new.get(t, t) for t in node.operands])
@@ -125,7 +133,11 @@ class _Scope:
             return self.cond(node, operands)
         with building(where=node.where, clone=node.clone):
             if node.op.name == "where" and (known := self.truth(operands[0])) is not None:
-                self.note(node, "where: one operand is gone", f"its mask is {self.why(operands[0], known)}")
+                self.note(
+                    node,
+                    "where: one operand is gone",
+                    f"its mask is {self.why(operands[0], known)}",
+                )
                 chosen = operands[1] if known else operands[2]
                 return [self.settled(_full(chosen, node.results[0]))]
             return [self.settled(t) for t in rewritten(node.with_operands(operands), _simpler)]
@@ -161,10 +173,12 @@ class _Scope:
             taken, dead = SIDES if known else SIDES[::-1]
             self.note(
                 node,
-                f"cond: the {_NAMES[dead]} of {_size(node.attrs[dead])} is gone",
+                f"cond: the {_NAMES[dead]} {_size(node.attrs[dead])} is gone",
                 f"its predicate is {self.why(pred, known)}",
             )
-            return self.inlined(node, rest, *self.decider.body(node.attrs[taken], rest, numbers, self.facts))
+            return self.inlined(
+                node, rest, *self.decider.body(node.attrs[taken], rest, numbers, self.facts)
+            )
         sides = []
         for side in SIDES:
             facts = dict(self.facts)
@@ -172,28 +186,51 @@ class _Scope:
             sides.append(self.decider.body(node.attrs[side], rest, numbers, facts))
         (then, first), (orelse, second) = sides
         if first == second:
-            self.note(node, f"cond: one branch of {_size(orelse)} is gone", "both branches compute the same")
+            self.note(
+                node, f"cond: one branch {_size(orelse)} is gone", "both branches compute the same"
+            )
             return self.inlined(node, rest, then, first)
         key = (p, tuple(first), tuple(second))
         if key not in self.conds:
-            made = Node(Cond, (pred, *rest), {"then": then, "orelse": orelse}, node.types, node.where, node.clone)
+            made = Node(
+                Cond,
+                (pred, *rest),
+                {"then": then, "orelse": orelse},
+                node.types,
+                node.where,
+                node.clone,
+            )
             self.conds[key] = self.joined(made, rest, numbers, p, first, second)
         return self.conds[key]
 
-    def inlined(self, node: Node, operands: Sequence[Tensor], body: Graph, found: Sequence[int]) -> Sequence[Tensor]:
+    def inlined(
+        self, node: Node, operands: Sequence[Tensor], body: Graph, found: Sequence[int]
+    ) -> Sequence[Tensor]:
         results = body.inline(operands, clone=node.clone)
         self.numbers.update(zip(results, found, strict=True))
         return results
 
     def joined(
-        self, made: Node, operands: Sequence[Tensor], numbers: Sequence[int], p: int, first: Sequence[int], second: Sequence[int]
+        self,
+        made: Node,
+        operands: Sequence[Tensor],
+        numbers: Sequence[int],
+        p: int,
+        first: Sequence[int],
+        second: Sequence[int],
     ) -> list[Tensor]:
         """The results of a cond; an operand where both branches hand out the same one."""
         results: list[Tensor] = []
         outside = dict(zip(numbers, operands, strict=True))
-        for r, out, a, b in zip(made.results, made.attrs["then"].outputs, first, second, strict=True):
+        for r, out, a, b in zip(
+            made.results, made.attrs["then"].outputs, first, second, strict=True
+        ):
             if a == b and (a in outside or out.node.op is CONSTANT):
-                self.note(made, f"cond: result {r.index} does not go through it", "both branches hand out the same value")
+                self.note(
+                    made,
+                    f"cond: result {r.index} does not go through it",
+                    "both branches hand out the same value",
+                )
                 results.append(outside.get(a, out))
                 continue
             self.numbers[r] = a if a == b else self.values.keyed(("cond", p, a, b))
@@ -237,7 +274,9 @@ class _Pruner:
                 return None
             made, kept = less[id(node)]
             new = dict(zip(node.operands, operands, strict=True))
-            results = dict(zip(kept, made.with_operands([new[t] for t in made.operands]).results, strict=True))
+            results = dict(
+                zip(kept, made.with_operands([new[t] for t in made.operands]).results, strict=True)
+            )
             return [results.get(r.index, r) for r in node.results]
 
         return graph.rebuild(visit) if less else graph
@@ -246,8 +285,13 @@ class _Pruner:
         """The cond with some of its results, and each operand that they need once."""
         for r in node.results:
             if r.index not in kept:
-                self.notes.append(Note(f"cond: result {r.index} is gone", "nobody reads it", node.where))
-        bodies = [self.graph(Graph(b.inputs, [b.outputs[k] for k in kept])) for b in (node.attrs[side] for side in SIDES)]
+                self.notes.append(
+                    Note(f"cond: result {r.index} is gone", "nobody reads it", node.where)
+                )
+        bodies = [
+            self.graph(Graph(b.inputs, [b.outputs[k] for k in kept]))
+            for b in (node.attrs[side] for side in SIDES)
+        ]
         read = [{n.results[0] for n in postorder(b.outputs) if n.op is INPUT} for b in bodies]
         first: dict[Tensor, int] = {}
         places = []
@@ -261,7 +305,10 @@ class _Pruner:
             for k, place in places:
                 same[b.inputs[k]] = inputs.setdefault(place, b.inputs[k])
             if len(inputs) < len(same):
-                b = Graph(b.inputs, b.rebuild(lambda n, ts: n.with_operands([same.get(t, t) for t in ts])).outputs)
+                b = Graph(
+                    b.inputs,
+                    b.rebuild(lambda n, ts: n.with_operands([same.get(t, t) for t in ts])).outputs,
+                )
             closed.append(Graph(list(inputs.values()), [same.get(t, t) for t in b.outputs]))
         types = tuple(node.types[k] for k in kept)
         attrs = dict(zip(SIDES, closed, strict=True))

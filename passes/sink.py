@@ -5,6 +5,7 @@ from __future__ import annotations
 from staticgraph.closure import input_names, placeholder
 from staticgraph.control import SIDES, Cond
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, postorder
+from staticgraph.passes.values import COPIED
 from staticgraph.passmanager import Note, graph_pass
 
 #: views that show all of their source: reading the source through them inside costs nothing
@@ -18,8 +19,8 @@ def sink(graph: Graph, *, report: list[Note] | None = None) -> Graph:
     before   %0 = exp(%x)   %1 = cond(%p, %0, then={ %p0 }, orelse={ 0.0 })
     after    %0 = cond(%p, %x, then={ exp(%x) }, orelse={ 0.0 })
 
-    Views are copied into every branch that reads them, where they need no memory. `report` receives
-    how much moved where.
+    Views and small constants are copied into every branch that reads them, where they need no memory.
+    `report` receives how much moved where.
     """
     return _sunk(graph, [] if report is None else report)
 
@@ -50,7 +51,11 @@ class _Sinker:
         for node in self.graph.nodes:
             if node.op is INPUT or id(node) in self.home:
                 continue
-            made = self.filled(node, new) if node.op is Cond else node.with_operands([new.get(t, t) for t in node.operands])
+            made = (
+                self.filled(node, new)
+                if node.op is Cond
+                else node.with_operands([new.get(t, t) for t in node.operands])
+            )
             new.update(zip(node.results, made.results, strict=True))
         return self.graph.with_roots([new.get(t, t) for t in self.graph.roots])
 
@@ -59,9 +64,18 @@ class _Sinker:
         roots = set(self.graph.roots)
         users = self.graph.users()
         for node in reversed(self.graph.nodes):
-            if node.op in (INPUT, VARIABLE, CONSTANT) or not node.op.pure or any(r in roots for r in node.results):
+            if (
+                node.op in (INPUT, VARIABLE, CONSTANT)
+                or not node.op.pure
+                or any(r in roots for r in node.results)
+            ):
                 continue
-            places = {place for r in node.results for user in users.get(r, ()) for place in self.places(r, user)}
+            places = {
+                place
+                for r in node.results
+                for user in users.get(r, ())
+                for place in self.places(r, user)
+            }
             if len(places) == 1 and None not in places:
                 self.home[id(node)] = next(iter(places))  # type: ignore[assignment]
 
@@ -72,11 +86,17 @@ class _Sinker:
         found: set[tuple[int, str] | None] = {None} if user.operands[0] is t else set()
         for k, o in enumerate(user.operands[1:]):
             if o is t:
-                found |= {(id(user), side) for side in SIDES if user.attrs[side].inputs[k] in self.read[id(user), side]}
+                found |= {
+                    (id(user), side)
+                    for side in SIDES
+                    if user.attrs[side].inputs[k] in self.read[id(user), side]
+                }
         return found
 
     def moves(self, t: Tensor, node: Node, side: str) -> bool:
         """Whether a branch of `node` computes `t` itself."""
+        if t.node.op is CONSTANT:
+            return t.size <= COPIED
         return t.node.op.name in _VIEWS or self.home.get(id(t.node)) == (id(node), side)
 
     def filled(self, node: Node, new: dict[Tensor, Tensor]) -> Node:
@@ -90,10 +110,21 @@ class _Sinker:
             ]
             for side in SIDES
         }
-        inner = {side: postorder(ts, lambda n, s=side: not self.moves(n.results[0], node, s)) for side, ts in wanted.items()}
+        inner = {
+            side: postorder(ts, lambda n, s=side: not self.moves(n.results[0], node, s))
+            for side, ts in wanted.items()
+        }
         captured: dict[Tensor, None] = {}
         for side in SIDES:
-            for t in (*(t for n in inner[side] if self.moves(n.results[0], node, side) for t in n.operands), *wanted[side]):
+            for t in (
+                *(
+                    t
+                    for n in inner[side]
+                    if self.moves(n.results[0], node, side)
+                    for t in n.operands
+                ),
+                *wanted[side],
+            ):
                 if not self.moves(t, node, side):
                     captured[t] = None
         names = input_names(list(captured))
@@ -101,16 +132,30 @@ class _Sinker:
         given = [new.get(t, t) for t in (node.operands[0], *captured)]
         return Node(Cond, tuple(given), bodies, node.types, node.where, node.clone)
 
-    def body(self, node: Node, side: str, order: list[Node], captured: dict[Tensor, None], names: list[str]) -> Graph:
+    def body(
+        self,
+        node: Node,
+        side: str,
+        order: list[Node],
+        captured: dict[Tensor, None],
+        names: list[str],
+    ) -> Graph:
         old = node.attrs[side]
-        value = {t: placeholder(name, t.type, t.node.where) for t, name in zip(captured, names, strict=True)}
+        value = {
+            t: placeholder(name, t.type, t.node.where)
+            for t, name in zip(captured, names, strict=True)
+        }
         inputs = list(value.values())
         moved = [n for n in order if self.moves(n.results[0], node, side)]
         for n in moved:
-            value.update(zip(n.results, n.with_operands([value[t] for t in n.operands]).results, strict=True))
-        work = sum(1 for n in moved if n.op.name not in _VIEWS)
+            value.update(
+                zip(n.results, n.with_operands([value[t] for t in n.operands]).results, strict=True)
+            )
+        work = sum(1 for n in moved if n.op is not CONSTANT and n.op.name not in _VIEWS)
         if work:
             what = f"cond: {work} op{'s' if work > 1 else ''} moved into its {'then' if side == 'then' else 'else'} branch"
             self.notes.append(Note(what, "nothing else reads the results", node.where))
-        given = [value.get(t, inner) for t, inner in zip(node.operands[1:], old.inputs, strict=True)]
+        given = [
+            value.get(t, inner) for t, inner in zip(node.operands[1:], old.inputs, strict=True)
+        ]
         return _sunk(Graph(inputs, old.inline(given)), self.notes)

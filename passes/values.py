@@ -13,6 +13,8 @@ from staticgraph.ir import COMMUTATIVE, CONSTANT, INPUT, VARIABLE, Node, Tensor,
 from staticgraph.rewrite import uniform_value
 from staticgraph.types import is_bool, is_differentiable
 
+#: constants of at most this many elements are copied into the branches that read them
+COPIED = 64
 #: numbers of bools that are known here
 Facts = dict[int, bool]
 
@@ -39,7 +41,9 @@ class Values:
         self.definitions.append((name, operands, exact))
         return len(self.definitions) - 1
 
-    def keyed(self, key: tuple, name: str = "", operands: tuple[int, ...] = (), exact: bool = False) -> int:
+    def keyed(
+        self, key: tuple, name: str = "", operands: tuple[int, ...] = (), exact: bool = False
+    ) -> int:
         """The number of whatever has this key."""
         if key not in self.table:
             self.table[key] = self.new(name, operands, exact)
@@ -58,7 +62,13 @@ class Values:
                 stack.extend(missing)
                 continue
             stack.pop()
-            numbers.update(zip(node.results, self.number(node, [numbers[o] for o in node.operands]), strict=True))
+            numbers.update(
+                zip(
+                    node.results,
+                    self.number(node, [numbers[o] for o in node.operands]),
+                    strict=True,
+                )
+            )
         return numbers[t]
 
     def number(self, node: Node, operands: Sequence[int]) -> list[int]:
@@ -74,7 +84,10 @@ class Values:
             given = tuple(sorted(given))
         attrs = tuple((k, freeze(v)) for k, v in sorted(node.attrs.items()))
         exact = not any(is_differentiable(t.type.dtype) for t in node.operands)
-        found = [self.keyed((name, node.clone, attrs, given, k), name, given, exact) for k in range(len(node.results))]
+        found = [
+            self.keyed((name, node.clone, attrs, given, k), name, given, exact)
+            for k in range(len(node.results))
+        ]
         if node.op is CONSTANT and is_bool(node.results[0].type.dtype):
             value = uniform_value(node.results[0])
             if value is not None:
@@ -92,11 +105,16 @@ class Values:
         name, operands, _ = self.definitions[n]
         if depth > _DEPTH or not operands:
             return None
-        if name in ("less", "less_equal", "equal", "not_equal") and (found := self.compared(n, facts)) is not None:
+        if (
+            name in ("less", "less_equal", "equal", "not_equal")
+            and (found := self.compared(n, facts)) is not None
+        ):
             return found
         if name not in (*_SAME, *_NOT, *_AND, *_OR, "logical_xor", "bitwise_xor"):
             return None
-        known = [self.truth(o, facts, depth + 1) for o in (operands[:1] if name in _SAME else operands)]
+        known = [
+            self.truth(o, facts, depth + 1) for o in (operands[:1] if name in _SAME else operands)
+        ]
         if name in _SAME:
             return known[0]
         if name in _NOT:

@@ -1,7 +1,10 @@
 """staticgraph: build a static graph, differentiate it, compile it, run it."""
 
-from staticgraph import ops, passes
+from staticgraph import ops, optim, passes
+from staticgraph.checkpoint import checkpoint
 from staticgraph.compile import Function, compile, load
+from staticgraph.control import cond
+from staticgraph.custom import custom_gradient
 from staticgraph.errors import (
     BudgetError,
     GradientError,
@@ -15,11 +18,59 @@ from staticgraph.errors import (
     TargetError,
 )
 from staticgraph.frontend import function, input, variable
+from staticgraph.gradcheck import check_grad
 from staticgraph.gradient import grad, hessian, hvp, jacobian, jvp, vjp
 from staticgraph.ir import Graph, Tensor, Variable
 from staticgraph.op import constant
-from staticgraph.ops import stop_gradient
-from staticgraph.passmanager import Pipeline, graph_pass
+from staticgraph.ops import random, stop_gradient
+from staticgraph.passmanager import Note, Pass, Pipeline, graph_pass, in_bodies
 from staticgraph.text import parse
 from staticgraph.threads import threads
 from staticgraph.types import TensorType, spec
+
+__all__ = [
+    "BudgetError",
+    "Function",
+    "GradientError",
+    "Graph",
+    "GraphTypeError",
+    "InputError",
+    "InternalError",
+    "Note",
+    "NumericError",
+    "ParseError",
+    "Pass",
+    "Pipeline",
+    "ShapeError",
+    "StaticGraphError",
+    "TargetError",
+    "Tensor",
+    "TensorType",
+    "Variable",
+    "check_grad",
+    "checkpoint",
+    "compile",
+    "cond",
+    "constant",
+    "custom_gradient",
+    "function",
+    "grad",
+    "graph_pass",
+    "hessian",
+    "hvp",
+    "in_bodies",
+    "input",
+    "jacobian",
+    "jvp",
+    "load",
+    "ops",
+    "optim",
+    "parse",
+    "passes",
+    "random",
+    "spec",
+    "stop_gradient",
+    "threads",
+    "variable",
+    "vjp",
+]

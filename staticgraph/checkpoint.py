@@ -33,7 +33,9 @@ class Late(Op):
     def infer(self, x: TensorType, *after: TensorType) -> TensorType:
         return x
 
-    def reference(self, operands: Sequence[np.ndarray], types: Sequence[TensorType]) -> list[np.ndarray]:
+    def reference(
+        self, operands: Sequence[np.ndarray], types: Sequence[TensorType]
+    ) -> list[np.ndarray]:
         return [operands[0]]
 
     def vjp(self, node: Node, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:

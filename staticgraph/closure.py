@@ -33,7 +33,9 @@ from staticgraph.op import is_scalar
 from staticgraph.types import TensorType, is_differentiable
 
 
-def trace(op: str, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> tuple[int, Any]:
+def trace(
+    op: str, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None
+) -> tuple[int, Any]:
     """(mark, value): the value of the function, and the serial before which nodes are outer ones."""
     if not callable(function):
         raise GraphTypeError(f"{op}: needs a function of tensors, got {type(function).__name__}")
@@ -51,7 +53,9 @@ def leaves_of(op: str, function: Callable, value: Any) -> tuple[list[Any], Any]:
     leaves, form = tree.flatten(value)
     for v in leaves:
         if not isinstance(v, Tensor) and not is_scalar(v) and not hasattr(v, "__array__"):
-            raise GraphTypeError(f"{op}: {name_of(function)} must return tensors, returned {type(v).__name__}")
+            raise GraphTypeError(
+                f"{op}: {name_of(function)} must return tensors, returned {type(v).__name__}"
+            )
     return leaves, form
 
 
@@ -103,7 +107,10 @@ def close(
     names = input_names(list(operands))
     bodies = []
     for k, (group, order) in enumerate(zip(groups, orders, strict=True)):
-        new = {t: placeholder(name, t.type, t.node.where) for t, name in zip(operands, names, strict=True)}
+        new = {
+            t: placeholder(name, t.type, t.node.where)
+            for t, name in zip(operands, names, strict=True)
+        }
         inputs = (*new.values(), *(own[k] if own else ()))
         for node in order:
             if not outer(node):
@@ -122,7 +129,11 @@ def input_names(operands: Sequence[Tensor]) -> list[str]:
     """A name for each input of a body: the operand's own where it has one."""
     names: list[str] = []
     for k, t in enumerate(operands):
-        name = getattr(t, "name", None) or (t.node.attrs.get("name") if t.node.op is INPUT else None) or f"p{k}"
+        name = (
+            getattr(t, "name", None)
+            or (t.node.attrs.get("name") if t.node.op is INPUT else None)
+            or f"p{k}"
+        )
         while name in names:
             name += "_"
         names.append(name)
@@ -174,6 +185,11 @@ class Call(Op):
         return tuple(t.type for t in body.outputs)
 
     def reference(
-        self, operands: Sequence[np.ndarray], types: Sequence[TensorType], *, body: Graph, **attrs: Any
+        self,
+        operands: Sequence[np.ndarray],
+        types: Sequence[TensorType],
+        *,
+        body: Graph,
+        **attrs: Any,
     ) -> list[np.ndarray]:
         return run(body, operands)

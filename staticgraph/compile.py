@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from staticgraph import archive, tree
 from staticgraph.errors import BudgetError, GraphTypeError, InputError, ShapeError, TargetError
@@ -17,7 +18,7 @@ from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
 from staticgraph.op import as_tensor, cast
 from staticgraph.passes import PIPELINES, guard, inline
-from staticgraph.passmanager import Pass, PassRecord, Pipeline
+from staticgraph.passmanager import Note, Pass, PassRecord, Pipeline
 from staticgraph.plan import Plan, build
 from staticgraph.runtime import Executable, link
 from staticgraph.threads import caller, check_threads
@@ -57,7 +58,7 @@ class CompileTimes:
 class Function:
     """A compiled graph. Call it with arrays, by position or by the names of the inputs.
 
-    Attributes: `graph` (as built), `optimized`, `plan`, `kernels`, `memory`, `times`.
+    Attributes: `graph` (as built), `optimized`, `plan`, `kernels`, `memory`, `times`, `report`.
     """
 
     def __init__(self, graph: Graph, form: Any, options: dict[str, Any]):
@@ -82,11 +83,17 @@ class Function:
         self._plain = [(np.dtype(t.dtype), t.shape) for t in self.types]
         self._locks = [v.lock for v in sorted(self.plan.variables, key=id)]
         self._single = form == tree.LEAF
+        self._run = self.executable.run
 
     @property
     def kernels(self) -> list[Kernel]:
         """The compiled kernels in the order of the plan: `.source`, `.asm`, `.path`, ..."""
         return self.executable.kernels
+
+    @property
+    def report(self) -> tuple[Note, ...]:
+        """What the passes removed or moved, and why: `print(*fn.report, sep="\\n")`."""
+        return tuple(note for record in self.times.passes for note in record.notes)
 
     @property
     def memory(self) -> Memory:
@@ -112,26 +119,35 @@ class Function:
         """
         if named or len(arrays) != len(self.types):
             arrays = self._bind(arrays, named)
-        checked = []
-        for k, a in enumerate(arrays):
-            dtype, shape = self._plain[k]
-            if type(a) is np.ndarray and a.dtype == dtype and a.shape == shape and a.flags.c_contiguous:
-                checked.append(a)
-            else:
-                checked.append(self._convert(k, a))
-        outputs = None if out is None else self._outputs(out, checked)
-        for lock in self._locks:
-            lock.acquire()
+        for k, (dtype, shape) in enumerate(self._plain):
+            a = arrays[k]
+            if not (type(a) is ndarray and a.dtype is dtype and a.shape == shape and a.flags.c_contiguous):
+                arrays = [*arrays[:k], self._convert(k, a), *arrays[k + 1 :]]
+        outputs = None
+        if out is not None:
+            arrays = list(arrays)
+            outputs = self._outputs(out, arrays)
+        if self._locks or self.threads is not None:
+            results = self._guarded(arrays, outputs)
+        else:
+            results = self._run(arrays, outputs)
+        return results[0] if self._single else tree.unflatten(self.form, results)
+
+    def _guarded(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray] | None) -> list[np.ndarray]:
+        """Run with the variables locked and the thread budget set."""
         budget = caller.budget
-        if self.threads is not None:
-            caller.budget = self.threads
+        taken = 0
         try:
-            results = self.executable.run(checked, outputs)
+            for lock in self._locks:
+                lock.acquire()
+                taken += 1
+            if self.threads is not None:
+                caller.budget = self.threads
+            return self._run(arrays, outputs)
         finally:
             caller.budget = budget
-            for lock in self._locks:
+            for lock in self._locks[:taken]:
                 lock.release()
-        return results[0] if self._single else tree.unflatten(self.form, results)
 
     def _bind(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         """Arrays in the order of the inputs."""

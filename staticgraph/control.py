@@ -28,7 +28,9 @@ class Cond(Op):
     name = "cond"
     bodies = SIDES
 
-    def infer(self, pred: TensorType, *types: TensorType, then: Graph, orelse: Graph) -> tuple[TensorType, ...]:
+    def infer(
+        self, pred: TensorType, *types: TensorType, then: Graph, orelse: Graph
+    ) -> tuple[TensorType, ...]:
         if pred != TensorType("bool", ()):
             raise GraphTypeError(f"cond: the predicate must be b1[], got {pred}")
         results = tuple(t.type for t in then.outputs)
@@ -40,7 +42,12 @@ class Cond(Op):
         return results
 
     def reference(
-        self, operands: Sequence[np.ndarray], types: Sequence[TensorType], *, then: Graph, orelse: Graph
+        self,
+        operands: Sequence[np.ndarray],
+        types: Sequence[TensorType],
+        *,
+        then: Graph,
+        orelse: Graph,
     ) -> list[np.ndarray]:
         return run(then if operands[0] else orelse, operands[1:])
 
@@ -77,7 +84,9 @@ def _derived(
     return [places.get(k) for k in range(len(like))]
 
 
-def make(pred: Tensor, operands: Sequence[Tensor], then: Graph, orelse: Graph) -> tuple[Tensor, ...]:
+def make(
+    pred: Tensor, operands: Sequence[Tensor], then: Graph, orelse: Graph
+) -> tuple[Tensor, ...]:
     """The results of a cond, without the operands that neither branch reads."""
     read = closure.inputs_read(then) | closure.inputs_read(orelse)
     kept = [k for k in range(len(operands)) if then.inputs[k] in read or orelse.inputs[k] in read]
@@ -115,10 +124,14 @@ def cond(pred: object, then_fn: Callable, else_fn: Callable, *operands: Any) -> 
 def _predicate(pred: object) -> Tensor:
     """A bool tensor of shape () from what a user gave."""
     if not isinstance(pred, Tensor) and not isinstance(pred, np.ndarray):
-        raise GraphTypeError(f"cond: pred must be a bool tensor or a Python bool, got {type(pred).__name__}")
+        raise GraphTypeError(
+            f"cond: pred must be a bool tensor or a Python bool, got {type(pred).__name__}"
+        )
     t = as_tensor(pred)
     if not is_bool(t.type.dtype):
-        raise GraphTypeError(f"cond: pred must be a bool, got {t.type}; compare it, for example pred != 0")
+        raise GraphTypeError(
+            f"cond: pred must be a bool, got {t.type}; compare it, for example pred != 0"
+        )
     if t.size != 1:
         raise ShapeError(
             f"cond: pred must be one bool, got {t.type}; reduce it with sg.ops.any or sg.ops.all,"
@@ -139,7 +152,8 @@ def _mismatch(*branches: tuple[Callable, Any]) -> ShapeError | GraphTypeError:
     shapes = [tree.show(v, lambda t: str(as_tensor(t).shape)) for _, v in branches]
     kind = ShapeError if shapes[0] != shapes[1] else GraphTypeError
     return kind(
-        "cond: both branches must return the same structure, shapes and dtypes; " + " and ".join(given)
+        "cond: both branches must return the same structure, shapes and dtypes; "
+        + " and ".join(given)
     )
 
 

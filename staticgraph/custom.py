@@ -24,13 +24,19 @@ class CustomGradient(Call):
 
     name = "custom_gradient"
 
-    def infer(self, *types: TensorType, body: Graph, rule: Graph, wrt: tuple[int, ...]) -> tuple[TensorType, ...]:
+    def infer(
+        self, *types: TensorType, body: Graph, rule: Graph, wrt: tuple[int, ...]
+    ) -> tuple[TensorType, ...]:
         results = super().infer(*types, body=body)
         given = (*types, *(t for t in results if is_differentiable(t.dtype)))
         if tuple(t.type for t in rule.inputs) != given:
-            raise GraphTypeError("custom_gradient: the inputs of the rule are the operands, then the cotangents")
+            raise GraphTypeError(
+                "custom_gradient: the inputs of the rule are the operands, then the cotangents"
+            )
         if tuple(t.type for t in rule.outputs) != tuple(types[k] for k in wrt):
-            raise GraphTypeError("custom_gradient: the rule must give cotangents of the operands' types")
+            raise GraphTypeError(
+                "custom_gradient: the rule must give cotangents of the operands' types"
+            )
         return results
 
     def vjp(self, node: Node, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -63,7 +69,9 @@ def custom_gradient(function: Callable) -> Callable:
             raise GraphTypeError(
                 f"custom_gradient: give tensors to {closure.name_of(function)} by position; vjp_fn has no place for others"
             )
-        args = tree.map(lambda v: as_tensor(v) if hasattr(v, "__array__") and not is_scalar(v) else v, args)
+        args = tree.map(
+            lambda v: as_tensor(v) if hasattr(v, "__array__") and not is_scalar(v) else v, args
+        )
         since, pair = closure.trace("custom_gradient", function, args, kwargs)
         if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[1]):
             raise GraphTypeError(
@@ -96,7 +104,9 @@ def custom_gradient(function: Callable) -> Callable:
 
 def _collected(function: Callable, args: tuple, pulled: Any) -> dict[Tensor, Tensor]:
     """The cotangent of each differentiable tensor among the arguments; of one given twice, the sum."""
-    if len(args) == 1 and not (isinstance(pulled, tuple) and len(pulled) == 1 and not isinstance(args[0], tuple)):
+    if len(args) == 1 and not (
+        isinstance(pulled, tuple) and len(pulled) == 1 and not isinstance(args[0], tuple)
+    ):
         pulled = (pulled,)
     if not isinstance(pulled, tuple) or len(pulled) != len(args):
         raise GradientError(
@@ -139,7 +149,9 @@ def _fitted(t: Tensor, given: Any, k: int, function: Callable) -> Tensor:
         raise ShapeError(
             f"custom_gradient: the cotangent of argument {k} of {closure.name_of(function)} must be {t.type}, got {g.type}"
         )
-    if not is_differentiable(g.type.dtype) or (is_complex(g.type.dtype) and not is_complex(t.type.dtype)):
+    if not is_differentiable(g.type.dtype) or (
+        is_complex(g.type.dtype) and not is_complex(t.type.dtype)
+    ):
         raise GradientError(
             f"custom_gradient: the cotangent of argument {k} of {closure.name_of(function)} must be {t.type}, got {g.type}"
         )

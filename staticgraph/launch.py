@@ -158,10 +158,11 @@ class Frame:
         self._keep["memory"] = memory
         self._threads = threads
 
-    def run(self) -> int:
+    def run(self, arrays: tuple[np.ndarray, ...] = ()) -> int:
         """Run the program: DONE, FAILED (see `failure`) or STOPPED.
 
-        Raises what a signal handler raised meanwhile, such as KeyboardInterrupt.
+        The memory of `arrays` becomes bases 1, 2, ...; they must be NumPy arrays, no more than the
+        program has bases. Raises what a signal handler raised meanwhile, such as KeyboardInterrupt.
         """
         argument = caller.budget
         if argument > 1:
@@ -171,7 +172,7 @@ class Frame:
                 _pool.grow(argument)
         if caller.is_main:
             argument |= w.MAIN_THREAD
-        status = self._start(argument)
+        status = self._start((argument, *arrays))
         if status == w.STOPPED:
             self._words[w.STOP] = 0
         return status

@@ -275,7 +275,7 @@ class _Planner:
             elif is_free(node):
                 continue
             elif node.op.name == "cond":
-                self.emit_cond(node, targets, top)
+                self.emit_cond(node, i, last, targets, top)
             else:
                 self.emit_kernels(node, i, last, targets, top)
 
@@ -330,12 +330,14 @@ class _Planner:
             return ref
         return None
 
-    def emit_cond(self, node: Node, targets: dict[Tensor, Ref], top: bool) -> None:
+    def emit_cond(self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool) -> None:
         """Jump over the branch not taken; both write their results to the same places."""
         self.commit(node, top)
         results = []
+        taken: set[int] = set()
         for r in node.results:
-            ref = targets.get(r) or self.new_buffer(r.type.nbytes, "cond", node.where)
+            ref = targets.get(r) or self.reuse(node, r.index, self.handed_on(node, r), i, last, taken)
+            ref = ref or self.new_buffer(r.type.nbytes, "cond", node.where)
             self.places[r] = ref
             results.append(ref)
         branch = Step("jump_if_false", (self.place(node.operands[0]),), node=node)
@@ -352,6 +354,16 @@ class _Planner:
         for ref in results:
             if ref.space == "arena":
                 self.buffers[ref.index].stop = max(self.buffers[ref.index].stop, len(self.steps))
+
+    def handed_on(self, node: Node, r: Tensor) -> frozenset[tuple[int, int]]:
+        """Operands of a cond that a branch gives back as they are: their memory may hold the result."""
+        found = set()
+        for body in (node.attrs["then"], node.attrs["orelse"]):
+            base = schedule.owner(body.outputs[r.index], is_free)
+            for k, inner in enumerate(body.inputs, 1):
+                if inner is base and self.replaces(node, r, {schedule.owner(node.operands[k], is_free)}):
+                    found.add((r.index, k))
+        return frozenset(found)
 
     def commit(self, node: Node, top: bool) -> None:
         """The point of no return, once, before the first node that writes a variable."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -35,91 +35,60 @@ class Executable:
         graph = self.plan.graph
         self.output_types = [t.type for t in graph.outputs]
         self.frames: list[tuple[Frame, np.ndarray]] = []
-        self.pools: list[list[np.ndarray]] = [[] for _ in self.output_types]
         self.constants = [np.ascontiguousarray(t.node.attrs["value"]) for t in self.plan.constants]
         self.inputs = len(graph.inputs)
-        self.first_output = 1 + self.inputs
+        self.makers: list[Callable[[], np.ndarray]] = []
+        for t in self.output_types:
+            if t.nbytes < RECYCLE_BYTES:
+                self.makers.append(partial(np.empty, t.shape, np.dtype(t.dtype)))
+            else:
+                self.makers.append(partial(self.recycled, t.shape, np.dtype(t.dtype), []))
 
     # -- frames -----------------------------------------------------------------------------------
 
     def frame(self) -> tuple[Frame, np.ndarray]:
-        """A frame with an arena of its own, from the pool or new."""
-        try:
-            return self.frames.pop()
-        except IndexError:
-            pass
+        """A new frame with an arena of its own."""
         frame = Frame(self.program)
         arena = np.empty(self.plan.arena_bytes + ALIGN, np.uint8)
-        frame.bases[0] = -(-address(arena) // ALIGN) * ALIGN
-        at = self.first_output + len(self.output_types)
-        for v in self.plan.variables:
-            frame.bases[at] = address(v.storage)
-            at += 1
-        for c in self.constants:
-            frame.bases[at] = address(c)
+        frame.bases[0] = -(-arena.ctypes.data // ALIGN) * ALIGN
+        at = 1 + self.inputs + len(self.output_types)
+        for array in (*(v.storage for v in self.plan.variables), *self.constants):
+            frame.bases[at] = array.ctypes.data
             at += 1
         return frame, arena
 
-    def output(self, k: int) -> np.ndarray:
-        """Memory for output k that no one else holds."""
-        t = self.output_types[k]
-        if t.nbytes < RECYCLE_BYTES:
-            return np.empty(t.shape, t.dtype)
-        pool = self.pools[k]
+    def recycled(self, shape: tuple[int, ...], dtype: np.dtype, pool: list[np.ndarray]) -> np.ndarray:
+        """Memory of an earlier result that no one holds any more, else fresh."""
         for base in pool:
             if sys.getrefcount(base) == 3:  # the pool, the loop variable and the argument here
                 return base.view()
-        base = np.empty(t.shape, t.dtype)
+        base = np.empty(shape, dtype)
         if len(pool) < RECYCLE_COUNT:
             pool.append(base)
             return base.view()
         return base
 
-    def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None) -> list[np.ndarray]:
+    def run(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray] | None) -> list[np.ndarray]:
         """Run once. `arrays` are checked and contiguous; `outputs` may give the memory to fill."""
-        held = self.frame()
-        frame = held[0]
-        bases = frame.bases
-        k = 1
-        for a in arrays:
-            bases[k] = address(a)
-            k += 1
-        results = []
-        for i in range(len(self.output_types)):
-            out = self.output(i) if outputs is None else outputs[i]
-            results.append(out)
-            bases[k] = address(out)
-            k += 1
         try:
-            status = frame.run()
-            if status == w.FAILED:
+            held = self.frames.pop()
+        except IndexError:
+            held = self.frame()
+        frame = held[0]
+        if outputs is None:
+            outputs = [make() for make in self.makers]
+        try:
+            if frame.run((*arrays, *outputs)) == w.FAILED:
                 self.fail(frame)
         finally:
             self.frames.append(held)
-        return results
+        return outputs
 
     def fail(self, frame: Frame) -> None:
         step, _ = frame.failure
         found = self.plan.steps[step]
         where = found.node.where if found.node is not None else None
         raise NumericError(found.message, where)
-
-
-def _data_address(a: np.ndarray) -> int:
-    return a.__array_interface__["data"][0]
-
-
-_pointer = ctypes.c_ssize_t
-
-
-def _fast_address(a: np.ndarray) -> int:
-    """PyArrayObject's `data` field, right after the object header."""
-    return _pointer.from_address(id(a) + _HEADER).value
-
-
-_HEADER = object.__basicsize__
-_probe = np.arange(3.0)
-address = _fast_address if _fast_address(_probe) == _data_address(_probe) else _data_address
 
 
 def link(plan: Plan) -> Executable:

@@ -15,14 +15,16 @@ ORDER = """
     errors types scalar nest ir tree op
 
     ops.elementwise ops.shape ops.reduce ops.matmul ops.gather ops.index ops.sort ops.conv ops.pool
-    ops.norm ops.loss ops.attention ops.linalg ops.fft ops.random ops.control ops
+    ops.norm ops.loss ops.attention ops.linalg ops.fft ops.random ops
 
     rewrite gradient
     arraytext textreader text verify interpret archive
+    closure control checkpoint custom
     fusion passmanager
 
     codegen.affine codegen.lower
-    passes.fold passes.simplify passes.cse passes.dce passes.branches passes.fuse passes.remat
+    passes.inline passes.guard passes.fold passes.values passes.branches passes.simplify passes.cse
+    passes.sink passes.fuse passes.remat
     passes
 
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
@@ -37,7 +39,7 @@ ORDER = """
     codegen.lowlevel codegen.launchwords codegen.launchloop
     threads native kernelcache direct jit kernels launch runtime
 
-    compile frontend random optim check_grad
+    compile frontend random optim gradcheck
     profile explain cli __init__ __main__
 """
 LAYERS = ORDER.split()

@@ -101,16 +101,27 @@ def conv_weight_grad(
     dy[n, m, o] x[n, c, o * stride - low + kappa * dilation]; `a` is x, `b` is dy."""
     w_shape = (dy_shape[1], x_shape[1] // groups, *kernel)
     p = forward_patches(code, x_shape, w_shape, stride, padding, dilation, groups)
-    if 0 not in (*w_shape, p.images, p.plane) and direct_pays(p):
+    view = (1, p.groups * p.rows, p.summed * p.taps)
+    if 0 in view or p.flops == 0:
+        return empty_sums(code, view, epilogue)
+    if direct_pays(p):
         return direct_grad_steps(p, epilogue)
     return weight_grad_steps(p, epilogue)
+
+
+def empty_sums(code, view, epilogue):
+    """Steps of a result without products: zeros go through the epilogue."""
+    if 0 in view:
+        return Steps((), (), view)
+    count, m, n = view
+    return float_matmul(Product(code, (count,), m, n, 0, (0,), 1, 1, (0,), 1, 1), epilogue)
 
 
 def patches_steps(name, p, epilogue):
     """Steps of a product with patches, none for an empty result."""
     view = (p.images, p.groups * p.rows, p.plane)
-    if 0 in view:
-        return Steps((), (), view)
+    if 0 in view or p.flops == 0:
+        return empty_sums(p.code, view, epilogue)
     if direct_pays(p):
         return direct_steps(name, p, epilogue)
     if p.pointwise and p.groups == 1:

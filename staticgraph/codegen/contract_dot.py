@@ -1,5 +1,7 @@
 """One row times a matrix whose columns are contiguous along k: dot products at memory speed."""
 
+from dataclasses import replace
+
 from staticgraph.codegen.contract_matmul import TILE_FLOPS, TILES, batch_offset
 from staticgraph.codegen.contract_parts import (
     ITEM,
@@ -12,10 +14,11 @@ from staticgraph.codegen.contract_parts import (
     load_pointers,
     machine,
     up,
-)  # fmt: skip
+)
 from staticgraph.codegen.contract_shapes import Dots
 
 DEPTH = 4096  # longest run of one set of sums: bounds the rounding error and the copy of A
+CHAINS = 8  # sums at a time that hide the latency of one multiply-add
 GROUP = 256  # columns per round: their sums wait in scratch
 
 
@@ -32,9 +35,9 @@ def dot_matmul(p, epilogue):
     splits = -(-p.k // chunk)
     final = epilogue or Store(p.code)
     target = final if splits == 1 else Store(p.code, ("ws", 0))
-    kernel = _dot_kernel(
-        p, Dots(p.code, cols, lanes, p.b_col, fused), col_tiles, splits, chunk, target
-    )
+    unroll = max(1, CHAINS // cols)
+    dots = Dots(p.code, cols, lanes, unroll, p.b_col, fused)
+    kernel = _dot_kernel(p, dots, col_tiles, splits, chunk, target)
     view = (p.count, 1, p.n)
     if splits == 1:
         return Steps((kernel,), (), view)
@@ -43,10 +46,10 @@ def dot_matmul(p, epilogue):
 
 
 def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
-    """Tiles are column ranges of one part of k; a tile's last group moves back to stay inside."""
+    """Tiles are ranges of groups of columns, in one part of k."""
     s, size, code = Source(), ITEM[p.code], p.code
     buffers = load_pointers(s, epilogue, dict(zip(p.operands, ("a_all", "b_all"), strict=True)))
-    function, depth = s.dots(dots), min(DEPTH, chunk)
+    depth, tail = min(DEPTH, chunk), p.n % dots.cols
     groups = -(-p.n // dots.cols)
     pitch = up(-(-groups // col_tiles) * dots.cols, LANES) + LANES
     copied = up(depth, LANES) * size if p.a_k != 1 else 0
@@ -70,12 +73,15 @@ def _dot_kernel(p, dots, col_tiles, splits, chunk, epilogue):
                     s(f"st_{code}(ai, i, ld_{code}(pa, (from_k + i) * {p.a_k}))")
             else:
                 s(f"ai = pa + from_k * {size}")
-            with s.open(f"for col in range(col0, col1, {dots.cols})"):
-                s(
-                    f"c = min(col, {p.n - dots.cols})",
-                    f"{function}(ai, pb + (c * {p.b_col} + from_k) * {size}, "
-                    f"sums + (c - col0) * {size}, kc, from_k - part * {chunk})",
-                )
+            arguments = (
+                f"(ai, pb + (col * {p.b_col} + from_k) * {size}, sums + (col - col0) * {size}, "
+                f"kc, from_k - part * {chunk})"
+            )
+            with s.open(f"for col in range(col0, col1 - {dots.cols - 1}, {dots.cols})"):
+                s(s.dots(dots) + arguments)
+            if tail:
+                with s.open(f"if col1 == {p.n}"):
+                    s(f"col = {p.n - tail}", s.dots(replace(dots, cols=tail)) + arguments)
         s("row = 0", f"line = sums - col0 * {size}", f"flat = (part * {p.count} + batch) * {p.n}")
         finish_columns(s, code, epilogue, tail=p.n % LANES)
     about = f"{code} dot products {p.batch} x 1 x {p.n} x {p.k}"

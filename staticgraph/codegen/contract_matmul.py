@@ -199,7 +199,7 @@ def make_tiling(p, direct):
     least = 128 if stream else 512
     least = max(least, p.m * p.n // 128)  # partial results are traffic too
     splits = max(1, min(TILES // tiles, p.flops // TILE_FLOPS // tiles, p.k // least))
-    chunk = up(-(-p.k // splits), LANES)
+    chunk = max(LANES, up(-(-p.k // splits), LANES))
     splits = max(1, -(-p.k // chunk))
     blocks = max(1, -(-chunk // BLOCK_K[p.code]))
     depth = STREAM_K if stream else max(LANES, up(-(-chunk // blocks), LANES))

@@ -64,24 +64,21 @@ class Column:
 class Dots:
     """`cols` dot products at once: C[j] (+)= sum_k A[k] B[k, j], k contiguous in both operands.
 
-    Lane l of a sum takes the products with k = l modulo the lanes, in ascending order; the lanes
-    are then added as a fixed tree, in one pass for all columns.
+    A column has `unroll` sums of `lanes` lanes, which take its products in turn and are then added
+    as a fixed tree, in one pass for all columns: the bits of a column do not depend on `cols`.
     """
 
     code: str
     cols: int
     lanes: int
+    unroll: int
     b_col: int
     fused: bool
 
     @property
-    def unroll(self):
-        """Sums per column: enough independent chains to hide the latency of one."""
-        return max(1, 8 // self.cols)
-
-    @property
     def symbol(self):
-        return f"sg_dots_{self.code}_{name_of(self.cols, self.lanes, self.b_col, int(self.fused))}"
+        numbers = (self.cols, self.lanes, self.unroll, self.b_col, int(self.fused))
+        return f"sg_dots_{self.code}_{name_of(*numbers)}"
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,9 @@ def run_product(s, y):
             vectors * shape.lanes, add=y.blocks_per_part > 1, fused=shape.fused,
         )  # fmt: skip
         s(
-            f"{s.column(Column(tile, extra > 0))}(packed, packed_b + q * {y.b_panel * size}, sums + "
-            f"q * {shape.panel * size}, end - first, unit - start, {extra}, {panels - extra})"
+            f"into = sums + q * {shape.panel * size}",
+            f"{s.column(Column(tile, extra > 0))}(packed, packed_b + q * {y.b_panel * size}, into, "
+            f"end - first, unit - start, {extra}, {panels - extra})",
         )
 
     with s.open(f"for q in range({last + 1})"):
@@ -181,8 +182,6 @@ def gradient_kernel(p, y, epilogue):
 def weight_grad_steps(p, epilogue):
     """Steps of the weight gradient of the (forward) patches product `p`."""
     view = (1, p.groups * p.rows, p.summed * p.taps)
-    if 0 in view:
-        return Steps((), (), view)
     y, final = GradLayout(p), epilogue or Store(p.code)
     if y.parts == 1:
         return Steps((gradient_kernel(p, y, final),), (), view)

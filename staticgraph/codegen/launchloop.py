@@ -17,14 +17,16 @@ from staticgraph.codegen.lowlevel import *
 DEFAULT_FLOAT_MODE = 0x1F80  # x86: round to nearest, denormals kept, exceptions masked
 
 
-def start(self, argument):
+def start(self, items):
     """Run the plan of the frame whose address is the Python int `self`.
 
     C signature of a METH_O builtin: takes Python objects, returns one, or NULL with an exception
-    set (a KeyboardInterrupt, say). `argument` holds the number of threads and MAIN_THREAD.
+    set (a KeyboardInterrupt, say). `items` is a tuple: an int with the number of threads and
+    MAIN_THREAD, then arrays, whose data become bases 1, 2, ... (one attribute access each would
+    cost Python more than a small kernel takes).
     """
     frame = int_of_object(self)
-    argument = int_of_object(argument)
+    argument = int_of_object(word(items, TUPLE_ITEMS))
     if argument < 0 and exception_set() != 0:
         return 0
     threads = argument & THREADS_MASK
@@ -41,6 +43,8 @@ def start(self, argument):
     slot_of = word(frame, SLOT)
     offset_of = word(frame, OFFSET)
     bases = word(frame, BASES)
+    for i in range(1, word(items, TUPLE_SIZE)):
+        put(bases, i, word(word(items, TUPLE_ITEMS + i), ARRAY_DATA))
     scratch = word(frame, SCRATCH)
     pool = word(frame, POOL)
     move = word(frame, MOVE)

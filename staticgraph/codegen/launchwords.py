@@ -107,3 +107,8 @@ POLL_STEPS = 16  # small steps between two looks at the clock
 CHUNKS_PER_THREAD = 16  # a thread's range goes in so many pieces, so that others can help
 MOVE_TILE = 1 << 18  # bytes of one tile of COPY and ZERO
 MOVE_PARALLEL = 1 << 20  # bytes from which they run parallel
+
+# -- CPython and NumPy objects: which 64-bit word of the object holds what (3.11 to 3.13) ---------
+TUPLE_SIZE = 2
+TUPLE_ITEMS = 3
+ARRAY_DATA = 2
