@@ -8,7 +8,7 @@ from staticgraph import rewrite
 from staticgraph.control import SIDES, Cond
 from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, Graph, Node, Tensor, building, postorder
 from staticgraph.op import constant
-from staticgraph.passes.values import COPIED, Facts, Values
+from staticgraph.passes.values import BRANCH, COPIED, Facts, Values
 from staticgraph.passmanager import Note, graph_pass
 from staticgraph.rewrite import rewritten
 from staticgraph.types import is_bool
@@ -75,9 +75,6 @@ def _size(body: Graph) -> str:
 
     n = count(body)
     return f"of {n} op{'' if n == 1 else 's'}" if n else "without ops"
-
-
-_NAMES = {"then": "then branch", "orelse": "else branch"}
 
 
 class _Decider:
@@ -173,7 +170,7 @@ class _Scope:
             taken, dead = SIDES if known else SIDES[::-1]
             self.note(
                 node,
-                f"cond: the {_NAMES[dead]} {_size(node.attrs[dead])} is gone",
+                f"cond: the {BRANCH[dead]} {_size(node.attrs[dead])} is gone",
                 f"its predicate is {self.why(pred, known)}",
             )
             return self.inlined(
@@ -304,12 +301,9 @@ class _Pruner:
             same: dict[Tensor, Tensor] = {}
             for k, place in places:
                 same[b.inputs[k]] = inputs.setdefault(place, b.inputs[k])
-            if len(inputs) < len(same):
-                b = Graph(
-                    b.inputs,
-                    b.rebuild(lambda n, ts: n.with_operands([same.get(t, t) for t in ts])).outputs,
-                )
-            closed.append(Graph(list(inputs.values()), [same.get(t, t) for t in b.outputs]))
+            merged = len(inputs) < len(same)
+            outputs = b.inline([same.get(t, t) for t in b.inputs]) if merged else b.outputs
+            closed.append(Graph(list(inputs.values()), outputs))
         types = tuple(node.types[k] for k in kept)
         attrs = dict(zip(SIDES, closed, strict=True))
         return Node(Cond, (node.operands[0], *first), attrs, types, node.where, node.clone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from staticgraph.closure import input_names, placeholder
 from staticgraph.control import SIDES, Cond
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, postorder
-from staticgraph.passes.values import COPIED
+from staticgraph.passes.values import BRANCH, COPIED
 from staticgraph.passmanager import Note, graph_pass
 
 #: views that show all of their source: reading the source through them inside costs nothing
@@ -19,8 +19,8 @@ def sink(graph: Graph, *, report: list[Note] | None = None) -> Graph:
     before   %0 = exp(%x)   %1 = cond(%p, %0, then={ %p0 }, orelse={ 0.0 })
     after    %0 = cond(%p, %x, then={ exp(%x) }, orelse={ 0.0 })
 
-    Views and small constants are copied into every branch that reads them, where they need no memory.
-    `report` receives how much moved where.
+    Views and small constants are copied into every branch that reads them, where they need no
+    memory. `report` receives how much moved where.
     """
     return _sunk(graph, [] if report is None else report)
 
@@ -153,8 +153,9 @@ class _Sinker:
             )
         work = sum(1 for n in moved if n.op is not CONSTANT and n.op.name not in _VIEWS)
         if work:
-            what = f"cond: {work} op{'s' if work > 1 else ''} moved into its {'then' if side == 'then' else 'else'} branch"
-            self.notes.append(Note(what, "nothing else reads the results", node.where))
+            what = f"{work} op{'s' if work > 1 else ''} moved into its {BRANCH[side]}"
+            why = "nothing else reads the results"
+            self.notes.append(Note(f"cond: {what}", why, node.where))
         given = [
             value.get(t, inner) for t, inner in zip(node.operands[1:], old.inputs, strict=True)
         ]

@@ -15,6 +15,8 @@ from staticgraph.types import is_bool, is_differentiable
 
 #: constants of at most this many elements are copied into the branches that read them
 COPIED = 64
+#: how reports call the two branches of a cond
+BRANCH = {"then": "then branch", "orelse": "else branch"}
 #: numbers of bools that are known here
 Facts = dict[int, bool]
 
@@ -126,7 +128,7 @@ class Values:
         return None if None in known else known[0] != known[1]
 
     def compared(self, n: int, facts: Facts) -> bool | None:
-        """A comparison that follows from others of the same operands; nan makes all but != false."""
+        """A comparison that follows from others of the same operands, nan included."""
         name, (a, b), exact = self.definitions[n]
 
         def fact(op: str, x: int, y: int) -> bool | None:

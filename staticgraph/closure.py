@@ -36,7 +36,7 @@ from staticgraph.types import TensorType, is_differentiable
 def trace(
     op: str, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None
 ) -> tuple[int, Any]:
-    """(mark, value): the value of the function, and the serial before which nodes are outer ones."""
+    """The hook inside a body: a derivative under way outside must not offer tensors here."""
     if not callable(function):
         raise GraphTypeError(f"{op}: needs a function of tensors, got {type(function).__name__}")
     since = mark()

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from staticgraph import archive, tree
+from staticgraph import archive, cudarun, tree
+from staticgraph.codegen.cudaselect import cuda_code
+from staticgraph.codegen.select import code_of
+from staticgraph.cudarun import CudaExecutable, CudaKernel
 from staticgraph.errors import BudgetError, GraphTypeError, InputError, ShapeError, TargetError
 from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
@@ -24,6 +27,10 @@ from staticgraph.runtime import Executable, link
 from staticgraph.threads import caller, check_threads
 from staticgraph.types import TensorType
 from staticgraph.verify import verify
+
+
+#: how each target makes kernels of a node, and a plan callable
+TARGETS = {"cpu": (code_of, link), "cuda": (cuda_code, cudarun.link)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ class Function:
     def __init__(self, graph: Graph, form: Any, options: dict[str, Any]):
         start = time.perf_counter()
         verify(graph)
+        if options["target"] == "cuda":
+            cudarun.device()  # before work is put in: there may be none
         self.graph = graph
         self.form = form
         self.options = options
@@ -72,10 +81,11 @@ class Function:
         # Bodies and tests of run-time indices are what a graph means, whatever the pipeline.
         self.optimized: Graph = as_pipeline(options["pipeline"])(guard(inline(graph)), record=records)
         planned = time.perf_counter()
-        self.plan: Plan = build(self.optimized)
+        generate, bind = TARGETS[options["target"]]
+        self.plan: Plan = build(self.optimized, generate)
         linked = time.perf_counter()
         check_budget(options["memory_budget"], self.plan)
-        self.executable: Executable = link(self.plan)
+        self.executable: Executable | CudaExecutable = bind(self.plan)
         end = time.perf_counter()
         self.times = CompileTimes(tuple(records), linked - planned, end - linked, end - start)
         self.names = [t.node.attrs["name"] for t in graph.inputs]
@@ -86,7 +96,7 @@ class Function:
         self._run = self.executable.run
 
     @property
-    def kernels(self) -> list[Kernel]:
+    def kernels(self) -> list[Kernel] | list[CudaKernel]:
         """The compiled kernels in the order of the plan: `.source`, `.asm`, `.path`, ..."""
         return self.executable.kernels
 
@@ -278,7 +288,7 @@ def compile(
         memory_budget: limit on the arena, in bytes
         threads: threads of this function; by default the budget of the caller (`sg.threads`)
     """
-    if target not in ("cpu", "cuda"):
+    if target not in TARGETS:
         raise TargetError(f"compile: target is 'cpu' or 'cuda', got {target!r}")
     leaves, form = tree.flatten(outputs)
     roots = [as_tensor(t) for t in leaves]

@@ -10,6 +10,7 @@ Importing this file imports `numba.cuda`.
 from __future__ import annotations
 
 import numba
+import numpy as np
 from numba import config, cuda
 
 from staticgraph.scalar import PRIMS
@@ -80,7 +81,7 @@ def _signed(define, T):
         return x < T(0)
 
 
-def _floats(define, T, exp, log1p, tanh, fmod, floor, copysign, fabs, sqrt, mul):
+def _floats(define, T, exp, log1p, fmod, floor, copysign, fabs, sqrt, mul):
     @define
     def abs(x):
         return fabs(x)
@@ -152,7 +153,9 @@ def _floats(define, T, exp, log1p, tanh, fmod, floor, copysign, fabs, sqrt, mul)
     def gelu_tanh(x):
         cube = mul(mul(x, x), x)
         inner = mul(T(0.7978845608028654), x + mul(T(0.044715), cube))
-        return mul(mul(T(0.5), x), T(1) + tanh(inner))
+        # x sigmoid(2 inner): 1 + tanh would cancel for negative x.
+        e = exp(-fabs(inner + inner))
+        return mul(x, (T(1) if inner >= T(0) else e) / (T(1) + e))
 
 
 def _integers(define, T, bits, minus_one):
@@ -268,8 +271,8 @@ def _table() -> dict:
             _signed(define, T)
             for name in LIBRARY:
                 found[f"{name}_{code}"] = library(name, dtype)
-            fmod = PRIMS["remainder"].numpy if SIMULATED else library("fmod", dtype)
-            own = {n: found[f"{n}_{code}"] for n in ("exp", "log1p", "tanh", "floor", "copysign", "sqrt")}
+            fmod = np.fmod if SIMULATED else library("fmod", dtype)
+            own = {n: found[f"{n}_{code}"] for n in ("exp", "log1p", "floor", "copysign", "sqrt")}
             _floats(define, T, **own, fmod=fmod, fabs=library("abs", dtype), mul=found[f"multiply_{code}"])
         else:
             if is_unsigned(dtype):

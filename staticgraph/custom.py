@@ -63,19 +63,20 @@ def custom_gradient(function: Callable) -> Callable:
     positional arguments only, not to tensors that the function reads from outside.
     """
 
+    who = closure.name_of(function)
+
     @functools.wraps(function)
     def customized(*args: Any, **kwargs: Any) -> Any:
         if any(isinstance(v, Tensor) for v in tree.flatten(kwargs)[0]):
             raise GraphTypeError(
-                f"custom_gradient: give tensors to {closure.name_of(function)} by position; vjp_fn has no place for others"
+                f"custom_gradient: give tensors to {who} by position; vjp_fn has no place for"
+                " others"
             )
-        args = tree.map(
-            lambda v: as_tensor(v) if hasattr(v, "__array__") and not is_scalar(v) else v, args
-        )
+        args = tree.map(_array_as_tensor, args)
         since, pair = closure.trace("custom_gradient", function, args, kwargs)
         if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[1]):
             raise GraphTypeError(
-                f"custom_gradient: {closure.name_of(function)} must return a pair (output, vjp_fn),"
+                f"custom_gradient: {who} must return a pair (output, vjp_fn),"
                 f" returned {tree.show(pair, lambda v: type(v).__name__)}"
             )
         value, vjp_fn = pair
@@ -90,7 +91,7 @@ def custom_gradient(function: Callable) -> Callable:
         ]
         _, pulled = closure.trace("custom_gradient", vjp_fn, [tree.unflatten(form, gs)])
         with building(hook=closure.isolated):
-            rule = _collected(function, args, pulled)
+            rule = _collected(who, args, pulled)
         seeds = [g for g in gs if g is not None]
         groups = [outputs, list(rule.values()), list(rule)]
         operands, (body, back, _) = closure.close(groups, since, [[], seeds, []])
@@ -102,27 +103,31 @@ def custom_gradient(function: Callable) -> Callable:
     return customized
 
 
-def _collected(function: Callable, args: tuple, pulled: Any) -> dict[Tensor, Tensor]:
-    """The cotangent of each differentiable tensor among the arguments; of one given twice, the sum."""
-    if len(args) == 1 and not (
-        isinstance(pulled, tuple) and len(pulled) == 1 and not isinstance(args[0], tuple)
-    ):
+def _array_as_tensor(v: Any) -> Any:
+    return as_tensor(v) if hasattr(v, "__array__") and not is_scalar(v) else v
+
+
+def _collected(who: str, args: tuple, pulled: Any) -> dict[Tensor, Tensor]:
+    """The cotangent of each float tensor in the arguments; for one given twice, the sum."""
+    single = isinstance(pulled, tuple) and len(pulled) == 1 and not isinstance(args[0], tuple)
+    if len(args) == 1 and not single:
         pulled = (pulled,)
     if not isinstance(pulled, tuple) or len(pulled) != len(args):
         raise GradientError(
-            f"custom_gradient: vjp_fn of {closure.name_of(function)} must return a cotangent for each of the"
+            f"custom_gradient: vjp_fn of {who} must return a cotangent for each of the"
             f" {len(args)} arguments, returned {tree.show(pulled, lambda v: type(v).__name__)}"
         )
     found: dict[Tensor, Tensor] = {}
     for k, (arg, given) in enumerate(zip(args, pulled, strict=True)):
-        for t, g in _pairs(arg, given, f"argument {k} of {closure.name_of(function)}"):
-            g = _fitted(t, g, k, function)
+        what = f"custom_gradient: the cotangent of argument {k} of {who}"
+        for t, g in _pairs(arg, given, what):
+            g = _fitted(t, g, what)
             found[t] = FUNCTIONS["add"](found[t], g) if t in found else g
     return found
 
 
 def _pairs(arg: Any, given: Any, what: str) -> Iterator[tuple[Tensor, Any]]:
-    """Differentiable tensors of an argument with what stands for them in a nesting of cotangents."""
+    """Differentiable tensors of an argument, each with what a nesting of cotangents has for it."""
     if given is None:
         return
     nested = (list, tuple, dict)
@@ -130,31 +135,24 @@ def _pairs(arg: Any, given: Any, what: str) -> Iterator[tuple[Tensor, Any]]:
         same = type(arg) is type(given) and len(arg) == len(given)
         if not same or (isinstance(arg, dict) and arg.keys() != given.keys()):
             raise GradientError(
-                f"custom_gradient: the cotangent of {what} must have its form"
-                f" {tree.show(arg, _kind)}, got {tree.show(given, _kind)}"
+                f"{what} must have its form {tree.show(arg, _kind)}, got {tree.show(given, _kind)}"
             )
-        keys = arg if isinstance(arg, dict) else range(len(arg))
-        for k in keys:
+        for k in arg if isinstance(arg, dict) else range(len(arg)):
             yield from _pairs(arg[k], given[k], what)
     elif isinstance(arg, Tensor) and is_differentiable(arg.type.dtype):
         yield arg, given
 
 
-def _fitted(t: Tensor, given: Any, k: int, function: Callable) -> Tensor:
+def _fitted(t: Tensor, given: Any, what: str) -> Tensor:
     """A cotangent with the type of its tensor; a Python number stands for a full tensor."""
     if is_scalar(given):
         return FUNCTIONS["full"](t.shape, given, t.type.dtype)
     g = as_tensor(given)
     if g.shape != t.shape:
-        raise ShapeError(
-            f"custom_gradient: the cotangent of argument {k} of {closure.name_of(function)} must be {t.type}, got {g.type}"
-        )
-    if not is_differentiable(g.type.dtype) or (
-        is_complex(g.type.dtype) and not is_complex(t.type.dtype)
-    ):
-        raise GradientError(
-            f"custom_gradient: the cotangent of argument {k} of {closure.name_of(function)} must be {t.type}, got {g.type}"
-        )
+        raise ShapeError(f"{what} must be {t.type}, got {g.type}")
+    dropped = is_complex(g.type.dtype) and not is_complex(t.type.dtype)
+    if dropped or not is_differentiable(g.type.dtype):
+        raise GradientError(f"{what} must be {t.type}, got {g.type}")
     return cast(g, t.type.dtype)
 
 

@@ -47,6 +47,11 @@ def variable(value: object, name: str | None = None, dtype: object = None) -> Va
     return Variable(array, name or f"v{next(_numbers)}", user_frame())
 
 
+def is_static(value: Any) -> bool:
+    """Whether an argument selects what is traced instead of being an input."""
+    return isinstance(value, (str, bytes, bool)) or callable(value)
+
+
 class Traced:
     """A Python function compiled by tracing, once for each combination of shapes and dtypes."""
 
@@ -61,39 +66,44 @@ class Traced:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)
         leaves, form = tree.flatten(bound.arguments)
-        key = (form, tuple(self._key(v) for v in leaves))
+        key = (form, tuple([self._key(v) for v in leaves]))
         found = self.compiled.get(key)
         if found is None:
             with self.lock:
                 found = self.compiled.get(key)
                 if found is None:
-                    types = [spec_of(v) for v in leaves]
+                    types = [v if is_static(v) else spec_of(v) for v in leaves]
                     found = self.compiled[key] = self._trace(types, form)
-        return found(*leaves)
+        return found(*[v for v in leaves if not is_static(v)])
 
     @staticmethod
     def _key(v: Any) -> Any:
-        return (v.dtype.num, v.shape) if isinstance(v, np.ndarray) else spec_of(v)
+        if isinstance(v, np.ndarray):
+            return (v.dtype.num, v.shape)
+        return ("static", v) if is_static(v) else spec_of(v)
 
     def _bind(self, args: tuple, kwargs: dict[str, Any]) -> inspect.BoundArguments:
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InputError(f"{self.function.__name__}: {error}") from None
-        bound.apply_defaults()
         return bound
 
     def lower(self, *specs: Any, **named: Any) -> Function:
         """Compile ahead of time for arguments of these types (`sg.spec`, arrays or nestings)."""
         bound = self._bind(specs, named)
         leaves, form = tree.flatten(bound.arguments)
-        types = [v if isinstance(v, TensorType) else spec_of(v) for v in leaves]
+        types = [v if isinstance(v, TensorType) or is_static(v) else spec_of(v) for v in leaves]
         return self._trace(types, form)
 
-    def _trace(self, types: list[TensorType], form: Any) -> Function:
-        names = _leaf_names(form)
-        inputs = [input(name, t.shape, t.dtype) for name, t in zip(names, types, strict=True)]
-        arguments = tree.unflatten(form, inputs)
+    def _trace(self, types: list[Any], form: Any) -> Function:
+        """Compile for arguments of these types; what is no type is handed to the function as it is."""
+        leaves = [
+            input(name, t.shape, t.dtype) if isinstance(t, TensorType) else t
+            for name, t in zip(_leaf_names(form), types, strict=True)
+        ]
+        inputs = [t for t in leaves if isinstance(t, Tensor)]
+        arguments = tree.unflatten(form, leaves)
         bound = inspect.BoundArguments(self.signature, arguments)
         outputs = self.function(*bound.args, **bound.kwargs)
         leaves, _ = tree.flatten(outputs)
@@ -128,7 +138,8 @@ def function(f: Callable | None = None, **options: Any) -> Any:
     """Decorator: define a graph by tracing a Python function.
 
     Each call with new shapes or dtypes traces and compiles once; `f.lower(*specs)` does so ahead
-    of time. Options are those of `compile`.
+    of time. Arguments that are texts, bools or functions, and defaults that a call leaves out,
+    reach the function as they are. Options are those of `compile`.
     """
     if f is None:
         return lambda g: Traced(g, options)

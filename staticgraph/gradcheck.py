@@ -68,8 +68,8 @@ def check_grad(
                 if not _close(got, wanted, rtol, atol):
                     where = _worst(at, value, slopes, xs, vs, names, mode, rng)
                     raise GradientError(
-                        f"check_grad: the {_ordinal(n)} derivative is wrong ({mode} sweep): {where};"
-                        f" along a random direction {got:.10g}, central differences give {wanted:.10g}"
+                        f"check_grad: the {_ordinal(n)} derivative is wrong ({mode} sweep):"
+                        f" {where}; along a random direction {got:.10g} instead of {wanted:.10g}"
                     )
         at.fix(vs, [_normal(rng, p) for p in points])
         value = reverse
@@ -135,7 +135,8 @@ def _worst(
         off = abs(got - wanted) / max(1.0, abs(wanted))
         if not off <= worst[0]:
             place = ", ".join(map(str, np.unravel_index(i, xs[k].shape)))
-            text = f"worst at {names[k]}{f'[{place}]' if place else ''}, {got:.10g} instead of {wanted:.10g}"
+            entry = f"{names[k]}[{place}]" if place else names[k]
+            text = f"worst at {entry}, {got:.10g} instead of {wanted:.10g}"
             worst = (np.inf if np.isnan(off) else off, text)
     return worst[1]
 
@@ -161,7 +162,7 @@ def _scalar(result: Any, rng: np.random.Generator) -> Tensor:
 
 
 def _along(slopes: Sequence[Tensor], vs: Sequence[Tensor]) -> Tensor:
-    """The derivative along a direction from the gradient; of complex numbers the real inner product."""
+    """The slope along a direction: the real inner product with the gradient."""
     real, conj, sum_ = FUNCTIONS["real"], FUNCTIONS["conj"], FUNCTIONS["sum"]
     parts = [sum_(real(conj(g) * v)) for g, v in zip(slopes, vs, strict=True)]
     return FUNCTIONS["add_n"](parts)

@@ -74,7 +74,7 @@ class Kernel:
     @property
     def path(self) -> Path:
         """A file with the source, written again if someone removed it."""
-        return _source_file(self.name, self.key, self.source)
+        return source_file(self.name, self.key, self.source)
 
     @property
     def llvm(self) -> str:
@@ -224,7 +224,7 @@ def _compile(key: str, source: KernelSource) -> Entry:
     from staticgraph import jit  # here, because it imports Numba
 
     started = time.perf_counter()
-    path = _source_file(source.name, key, source.text)
+    path = source_file(source.name, key, source.text)
     try:
         namespace = {"__name__": f"staticgraph.kernel.{source.name}", "__file__": str(path)}
         tree = ast.parse(source.text, path)
@@ -243,7 +243,8 @@ def _compile(key: str, source: KernelSource) -> Entry:
     return Entry(code, packed, time.perf_counter() - started)
 
 
-def _source_file(name: str, key: str, text: str) -> Path:
+def source_file(name: str, key: str, text: str) -> Path:
+    """A file that holds a kernel's source."""
     name = re.sub(r"[^\w.-]", "_", name)[:60]
     path = disk_cache().store_source(name, key, text)
     if path is None:

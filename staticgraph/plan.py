@@ -6,7 +6,7 @@ numbered straight through, branches of a `cond` one after the other, so branches
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -107,9 +107,9 @@ class Plan:
         return step.kind
 
 
-def build(graph: Graph) -> Plan:
-    """The plan of an optimised graph."""
-    return _Planner(graph).run()
+def build(graph: Graph, generate: Callable[[Node, str], Code] = code_of) -> Plan:
+    """The plan of an optimised graph; `generate` makes the kernels of a node, by its name."""
+    return _Planner(graph, generate).run()
 
 
 def is_free(node: Node) -> bool:
@@ -125,8 +125,9 @@ def may_fail(node: Node) -> bool:
 
 
 class _Planner:
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, generate: Callable[[Node, str], Code]):
         self.graph = graph
+        self.generate = generate
         self.steps: list[Step] = []
         self.buffers: list[Buffer] = []
         self.places: dict[Tensor, Ref] = {}
@@ -228,7 +229,7 @@ class _Planner:
         """The kernels of a node; equal bodies, such as the layers of a deep network, share them."""
         found = self.codes.get(node)
         if found is None:
-            found = self.codes[node] = code_for(node)
+            found = self.codes[node] = code_for(node, self.generate)
         return found
 
     def place(self, t: Tensor) -> Ref:
@@ -413,11 +414,11 @@ def _readers(graph: Graph, old: set[Tensor]) -> list[Node]:
     ]
 
 
-_codes: dict[str, Code] = {}
+_codes: dict[tuple[Callable, str], Code] = {}
 _CODES_KEPT = 4096
 
 
-def code_for(node: Node) -> Code:
+def code_for(node: Node, generate: Callable[[Node, str], Code] = code_of) -> Code:
     """Kernels of a node, from memory where a node of the same text had them generated."""
     if node.op is FUSION:
         key = str(node.attrs["body"])
@@ -427,12 +428,12 @@ def code_for(node: Node) -> Code:
         places = [ids.index(i) for i in ids]
         key = f"{node.op.name} {node.types} {[t.type for t in node.operands]} {places} {sorted(node.attrs.items())}"
         if any(isinstance(v, np.ndarray) for v in node.attrs.values()):
-            return code_of(node, kernel_name(node))
-    found = _codes.get(key)
+            return generate(node, kernel_name(node))
+    found = _codes.get((generate, key))
     if found is None:
         if len(_codes) >= _CODES_KEPT:
             _codes.clear()
-        found = _codes[key] = code_of(node, kernel_name(node))
+        found = _codes[generate, key] = generate(node, kernel_name(node))
     return found
 
 

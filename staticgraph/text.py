@@ -111,6 +111,8 @@ class _Writer:
         self.pack = pack
         self.opaque = opaque
         self.variables: dict[Variable, str] = {}
+        #: clones in order of appearance: their own numbers depend on what was built before
+        self.clones: dict[int, int] = {}
 
     def top(self, graph: Graph, name: str) -> str:
         self.variables = variable_labels(graph)
@@ -145,7 +147,9 @@ class _Writer:
         else:
             args = [names[t] for t in node.operands]
             args += [f"{k}={self.value(v, indent)}" for k, v in _sorted(node.attrs)]
-        clone = f" #clone={node.clone}" if node.clone else ""
+        clone = ""
+        if node.clone:
+            clone = f" #clone={self.clones.setdefault(node.clone, len(self.clones) + 1)}"
         line = f"  # {shorten(node.where)}" if self.lines and node.where else ""
         return f"{results} = {node.op.name}({', '.join(args)}){clone}{line}"
 

@@ -164,7 +164,22 @@ def test_function_traces_once_per_type():
     f(np.ones((4, 3), "f"), np.ones((3, 2), "f"))
     assert len(count) == 2
     lowered = f.lower(sg.spec((5, 3)), sg.spec((3, 1)))
-    assert lowered(np.ones((5, 3), "f"), np.ones((3, 1), "f"), 3.0)["product"].shape == (5, 1)
+    assert lowered(np.ones((5, 3), "f"), np.ones((3, 1), "f"))["product"][0, 0] == 6
+    assert f(np.ones((5, 3), "f"), np.ones((3, 1), "f"), scale=3.0)["product"][0, 0] == 9
+
+
+def test_function_arguments_that_select():
+    @sg.function
+    def f(x, parts, kind="sum", *, negate=False):
+        y = getattr(ops, kind)(x, axis=1) + parts["a"] * parts["b"][0]
+        return -y if negate else y
+
+    x, parts = np.ones((2, 3), "f"), {"a": 2.0, "b": [np.ones(2, "f")]}
+    np.testing.assert_array_equal(f(x, parts), [5, 5])
+    np.testing.assert_array_equal(f(x, parts, "max"), [3, 3])
+    np.testing.assert_array_equal(f(x, parts, negate=True), [-5, -5])
+    with pytest.raises(sg.InputError, match="missing a required argument: 'parts'"):
+        f(x)
 
 
 def test_save_and_load(tmp_path, rng):

@@ -32,12 +32,14 @@ ORDER = """
     codegen.vecmath_complex codegen.lanewise codegen.vector
     codegen.microkernel codegen.contract_tidy codegen.contract_parts codegen.contract_matmul
     codegen.contract_any codegen.contract_dot codegen.contract_conv codegen.contract
-    codegen.cpu codegen.cuda codegen.epilogue codegen.select
+    codegen.cpu codegen.epilogue codegen.select
+    codegen.cuda codegen.cudatile codegen.cudaselect
 
     offsets schedule memory plan
 
     codegen.lowlevel codegen.launchwords codegen.launchloop
     threads native kernelcache direct jit kernels launch runtime
+    cudamath cudadevice cudarun
 
     compile frontend random optim gradcheck
     profile explain cli __init__ __main__
@@ -47,6 +49,7 @@ LAYERS = ORDER.split()
 #: imports inside functions, each with the reason why it cannot stand at the top
 INSIDE = {
     ("scalar", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("cudarun", "staticgraph.cudadevice"): "it imports numba.cuda, which only target='cuda' needs",
     ("kernels", "staticgraph.jit"): "it imports Numba, which a start from the kernel cache avoids",
 }
 

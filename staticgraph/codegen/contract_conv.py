@@ -23,9 +23,8 @@ from staticgraph.codegen.contract_shapes import Column, Gather, Tile
 DEPTH = 288  # products in one block: whole channels, as many as fit
 COLUMNS = 512
 ROWS = 264
-TILES = 16
+TILES = 6  # at least; each further one gathers patches or fetches weights again
 TILE_FLOPS = 500_000
-FAR = 1 << 20  # bytes of weights from which a tile copies its part before use
 
 
 class Layout:
@@ -51,8 +50,7 @@ class Layout:
         columns = up(self.lines * self.width, self.shape.panel)
         self.columns = columns
         self.pitch = columns + LANES  # not a power of two: neighbours in k go to different sets
-        far = p.rows * p.summed * p.taps * size > FAR and self.columns >= 128
-        self.pack_a = p.transposed or far
+        self.pack_a = p.transposed
         self.tile_rows = -(-self.row_panels // self.row_tiles) * -(-p.rows // self.row_panels)
         self.a_pitch = self.depth + LANES
         self.plane = self.tile_rows * columns
@@ -69,7 +67,7 @@ class Layout:
         the columns beyond the last line are computed in vain."""
         p, panel = self.p, self.shape.panel
         wanted = max(1, min(TILES, p.flops // TILE_FLOPS))
-        weight = 16 if p.transposed else 6
+        weight = 16 if p.transposed else 10
         best = None
         for row_tiles in range(-(-p.rows // ROWS), self.row_panels + 1):
             rows = -(-self.row_panels // row_tiles) * self.shape.rows
@@ -79,7 +77,7 @@ class Layout:
             for lines in range(max(1, cap // 2), cap + 1):
                 columns = up(lines * self.width, panel)
                 vain = columns * -(-p.lines // lines) / (self.width * p.lines)
-                cost = vain * (1 + 6 / rows + weight / columns)
+                cost = vain * (1 + 10 / rows + weight / columns)
                 if best is None or cost < best[0]:
                     best = cost, row_tiles, lines
             if others >= wanted:
@@ -140,13 +138,6 @@ def gather_patches(s, y):
 def pack_kernel(s, y):
     """Copy the block's part of W to `rows_a`, one row per output channel, for the current taps."""
     p, size, axes, code = y.p, ITEM[y.p.code], y.p.axes, y.p.code
-    if not p.transposed:
-        s(
-            f"src = w + (row0 * {p.summed} + from_c) * {p.taps * size}",
-            f"{s.copy(code, p.summed * p.taps, y.a_pitch, up(y.depth, LANES))}"
-            f"(src, rows_a, row1 - row0, cc * {p.taps})",
-        )
-        return
     if p.whole:
         with s.open("for c in range(cc)"):
             s(

@@ -26,7 +26,7 @@ CHUNK = 256
 #: tiles into which the rows of a reduction over leading axes are cut
 ROW_TILES = 256
 
-_BUILTIN = {"range", "min", "k"}
+_BUILTIN = {"range"}
 _TYPES = {"boolean", "float32", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
 
 
@@ -350,7 +350,7 @@ class Rows(Writer):
         """Indices of row `place`; threads past the last row repeat it and store nothing."""
         lines = [f"p = {place}"]
         if self.guard:
-            lines += [f"on = p < {self.rows}", f"p = min(p, {self.rows - 1})"]
+            lines += [f"on = p < {self.rows}", f"p = minimum_i64(p, {self.rows - 1})"]
         return lines + self.decode(self.outer, "p")
 
     def sweeps(self, row: Scope) -> None:
@@ -385,7 +385,7 @@ class Rows(Writer):
             span = self.lanes * CHUNK
             lines = [
                 *(f"c{r.leaf.value} = {self.start(r)}" for r in rows),
-                f"for {index} in range(b, min(b + {span}, {self.columns}), {self.lanes}):",
+                f"for {index} in range(b, minimum_i64(b + {span}, {self.columns}), {self.lanes}):",
                 *indent(lines),
                 *(f"r{n} = {self.add(r, f'r{n}', f'c{n}')}" for r in rows for n in [r.leaf.value]),
             ]
@@ -545,12 +545,12 @@ class Sinks(Rows):
         lines.append(f"rows = {row_tile}")
         lines.append("slot = rows" if self.together == 1 else f"slot = rows * {self.together} + group")
         lines += [f"z{r.leaf.value} = {self.start(r)}" for r in [*partials, *self.registers("all")]]
-        step, end = self.together, f"min((rows + 1) * {self.tile_rows}, {self.rows})"
+        step, end = self.together, f"minimum_i64((rows + 1) * {self.tile_rows}, {self.rows})"
         begin = f"rows * {self.tile_rows}" + (" + group" if self.together > 1 else "")
         index = self.at[self.outer[0]] if len(self.outer) == 1 else "p"
         walk = [*column.lines, *self.clears(self.at[self.v])]
         walk += [f"for {index} in range({begin}, {end}, {step}):", *indent([*self.decode(self.outer, index), *body.lines])]
-        stop = str(self.columns) if self.column_tiles == 1 else f"min(first + {self.columns_tile}, {self.columns})"
+        stop = str(self.columns) if self.column_tiles == 1 else f"minimum_i64(first + {self.columns_tile}, {self.columns})"
         lines += [f"for {self.at[self.v]} in range({first}, {stop}, {self.lanes}):", *indent(walk)]
         lines += self.tree([(f"z{r.leaf.value}", r.combine, r.body.dtype) for r in partials], "t", self.threads, self.lanes)
         if partials:

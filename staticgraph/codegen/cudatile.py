@@ -121,9 +121,9 @@ class Tiles(Writer):
             mine, deep, place = ("side + x", "y", f"y * {self.tile} + x + e * {SIDE}")
         lines = [f"q = {mine} + e * {SIDE}", f"d = b + {deep}"]
         if size % self.tile:
-            lines[0] = f"q = min({mine} + e * {SIDE}, {size - 1})"
+            lines[0] = f"q = minimum_i64({mine} + e * {SIDE}, {size - 1})"
         if self.k % SIDE:
-            lines[1] = f"d = min(b + {deep}, {self.k - 1})"
+            lines[1] = f"d = minimum_i64(b + {deep}, {self.k - 1})"
             value = f"{value} if b + {deep} < {self.k} else {literal(0, self.dtype)}"
         lines += [*self.decode(axes, "q"), *self.decode(self.region.inner, "d"), *scope.lines]
         return self.repeated("e", [*lines, f"{side}[{place}] = {value}"])
