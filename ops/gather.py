@@ -149,6 +149,30 @@ class ScatterAdd(Op):
         """The kernel for operands and results of these types."""
         return Kernels((_ScatterSource(types, out[0], **attrs).kernel(name),))
 
+    def plain_nest(self, types, out, *, shape, source, index_axes, mode) -> Nest:
+        """The same as a loop nest: each element of the result looks at all that may come to it.
+
+        For targets without a kernel by hand. Nothing is written twice, so no order is left open.
+        """
+        updates, *index = types
+        private = {v: a for a, v in enumerate(source) if v >= 0}
+        shared = [v for v in range(updates.ndim) if v not in private]
+        along = {v: s.axis(a) for v, a in private.items()}
+        along |= {v: s.axis(len(shape) + k) for k, v in enumerate(shared)}
+        here = s.const(True, "bool")
+        for a, (n, v) in enumerate(zip(shape, source, strict=True)):
+            if v < 0:
+                t = index[~v]
+                at = broadcast_index(t.shape, [along[k] for k in index_axes])
+                i = s.cast(s.load(1 + ~v, at, t.dtype), "int64")
+                if mode == PYTHON:
+                    i = s.where(i < 0, i + n, i)
+                here = s.call("logical_and", here, s.call("equal", i, s.axis(a)))
+        place = [along[v] for v in range(updates.ndim)]
+        sizes = tuple(updates.shape[v] for v in shared)
+        value = s.load(0, place, updates.dtype, here)
+        return Nest(tuple(shape), value, sizes, "sum" if sizes else None)
+
     def vjp(self, node, cotangents):
         _, *index = node.operands
         attrs = {k: v for k, v in node.attrs.items() if k != "shape"}

@@ -55,7 +55,7 @@ class _Fuser:
         self.users = graph.users()
         self.roots = set(graph.roots)
         self.order = {n: i for i, n in enumerate(graph.nodes)}
-        self.copied: dict[int, list[Node]] = {}  # group -> nodes that other groups compute too
+        self.copied: dict[int, list[Group]] = {}  # nodes that several groups compute, and which
         self.outside: dict[int, int] = {}  # nodes in no group -> groups they depend on
 
     # -- dependencies -----------------------------------------------------------------------------
@@ -283,13 +283,17 @@ class _Fuser:
         """The groups that read a value and could compute it; None where one could not."""
         found: dict[int, Group] = {}
         for reader in self.behind_views(node.results[0]):
-            h = self.group_of.get(id(reader))
-            if h is None or h is g or h.shape != node.results[0].shape or reader.op.name in CONTRACTIONS:
-                return None
-            if len(h.nodes) >= MEMBERS or self.clones(h) != self.clones(g):
-                return None
-            found[h.number] = h
+            for h in self.homes(reader):
+                if h is None or h is g or h.shape != node.results[0].shape or reader.op.name in CONTRACTIONS:
+                    return None
+                if len(h.nodes) >= MEMBERS or self.clones(h) != self.clones(g):
+                    return None
+                found[h.number] = h
         return list(found.values()) or None
+
+    def homes(self, node: Node) -> list[Group | None]:
+        """The groups that compute a node; None stands for no group."""
+        return self.copied.get(id(node)) or [self.group_of.get(id(node))]
 
     def behind_views(self, t: Tensor) -> list[Node]:
         """Who reads a tensor, looking through views."""
@@ -335,10 +339,10 @@ class _Fuser:
         g.nodes = [n for n in g.nodes if id(n) not in out]
         for h in homes:
             h.nodes = sorted([*h.nodes, *cone], key=self.order.__getitem__)
-            if len(homes) > 1:
-                self.copied.setdefault(h.number, []).extend(cone)
         for n in cone:
             self.group_of[id(n)] = homes[0]
+            if len(homes) > 1:
+                self.copied[id(n)] = list(homes)
 
     # -- cycles and merging -----------------------------------------------------------------------
 
@@ -464,9 +468,9 @@ class _Fuser:
         ]
 
     def has(self, reader: Node, node: Node) -> bool:
-        """Whether the group of a reader computes the node itself."""
-        g = self.group_of.get(id(reader))
-        return g is not None and any(n is node for n in self.copied.get(g.number, ()))
+        """Whether every group that has the reader computes the node itself."""
+        held = [h.number for h in self.copied.get(id(node), ())]
+        return all(h is not None and h.number in held for h in self.homes(reader))
 
     def emit(self, piece: list[Node], new: dict[Tensor, Tensor]) -> None:
         outputs = self.outputs_of(piece)

@@ -36,7 +36,7 @@ else:
 
     #: our name: libdevice's, where they differ; the float32 functions end in f
     _LIBDEVICE = {
-        "power": "pow", "multiply": "mul_rn", "round": "rint", "ndtr": "normcdf", "abs": "fabs", "fmod": "fmod",
+        "power": "pow", "multiply": "mul_rn", "round": "rint", "ndtr": "normcdf", "abs": "fabs",
     }  # fmt: skip
 
     def library(name: str, dtype: str):
@@ -44,7 +44,7 @@ else:
         name = _LIBDEVICE.get(name, name)
         if name == "mul_rn":
             return libdevice.fmul_rn if dtype == "float32" else libdevice.dmul_rn
-        return getattr(libdevice, name + "f" if dtype == "float32" and name != "fabs" else name)
+        return getattr(libdevice, name + "f" if dtype == "float32" else name)
 
 
 #: rows of PRIMS that libdevice has under the same name or one of _LIBDEVICE

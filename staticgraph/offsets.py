@@ -14,6 +14,7 @@ bounded by counted operations and never by the clock: equal blocks get equal lay
 
 from __future__ import annotations
 
+import itertools
 import random
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
@@ -257,46 +258,48 @@ def _first_fit(
 def _search(part: _Part, best: _Best, goal: int, budget: _Budget) -> None:
     """Improve `best` by restarted searches until it reaches `goal` or the work is done.
 
-    Every third turn is bold and aims straight at the bound; the others aim between bound and best,
-    closer to the best after a failure. In a large part most blocks live where there is room to
-    spare; so restarts alternate between all blocks and *cores*, the blocks that meet high pressure,
-    and first-fit adds the other blocks to a core's layout.
+    In a large part most blocks live where there is room to spare. So restarts take turns between
+    *cores*, the blocks that meet high pressure, and all blocks; first-fit adds the other blocks to
+    a core's layout. No core aims lower than the smaller ones have reached. Every third turn is bold
+    and aims right there; the others aim between there and the best, closer to the best after a
+    failure.
     """
     rng = random.Random(len(part.size))
-    stacks = [(core, _Stack(part.subset(core))) for core in _cores(part)]
+    stacks = [_Stack(part, core) for core in _cores(part)]
     order = _orders(part)["first-fit by size"]
-    aim = 0.5
-    attempt = 0
-    while budget.work > 0 and best.peak > max(goal, part.bound):
-        turn, which = divmod(attempt, len(stacks))
-        attempt += 1
-        core, stack = stacks[which]
-        bold = turn % 3 == 0
-        low = max(goal, part.bound)
-        target = low if bold else low + int((best.peak - 1 - low) * aim)
-        stack.prioritise(target, turn, rng)
-        found = stack.build(target, budget)
-        if found is not None:
-            rest = order[~np.isin(order, core)]
-            budget.work -= 10 * len(rest) * len(order)
-            if best.improve(part, _first_fit(part, rest, core, found), "search"):
-                aim = max(0.25, aim / 2)
-        elif stack.exhausted:
-            part.bound = max(part.bound, target + 1)
-        elif not bold:
-            aim = (1 + aim) / 2 if aim < 0.95 else 0.25
+    for turn in itertools.count():
+        low = 0
+        for stack in stacks:
+            low = max(goal, part.bound, low)
+            if budget.work <= 0 or best.peak <= max(goal, part.bound):
+                return
+            if low >= best.peak:
+                break
+            bold = turn % 3 == 0
+            target = low if bold else low + int((best.peak - 1 - low) * stack.aim)
+            stack.prioritise(target, turn, rng)
+            found = stack.build(target, budget)
+            if found is not None:
+                rest = order[~np.isin(order, stack.core)]
+                budget.work -= 10 * len(rest) * len(order)
+                if best.improve(part, _first_fit(part, rest, stack.core, found), "search"):
+                    stack.aim = max(0.25, stack.aim / 2)
+            elif stack.exhausted:
+                part.bound = max(part.bound, target + 1)
+            elif not bold:
+                stack.aim = (1 + stack.aim) / 2 if stack.aim < 0.95 else 0.25
+            low = stack.reached
 
 
-def _cores(part: _Part) -> Iterator[np.ndarray]:
-    """All blocks, then those that meet ever higher pressure."""
-    count = len(part.size)
-    yield np.arange(count)
+def _cores(part: _Part) -> list[np.ndarray]:
+    """Blocks that meet high pressure, then more and more, last all blocks."""
+    cores = [np.arange(len(part.size))]
     pressure = part.pressure()
     for share in _CORES:
         core = np.flatnonzero(pressure >= share * part.bound)
-        if len(core) < 0.8 * count:
-            yield core
-            count = len(core)
+        if len(core) < 0.8 * len(cores[-1]):
+            cores.append(core)
+    return cores[::-1]
 
 
 class _Window(NamedTuple):
@@ -331,9 +334,12 @@ class _Stack:
     equals, the one of highest priority. Blocks that are placed stay in the arrays, out of the way.
     """
 
-    def __init__(self, part: _Part):
-        self.part = part
-        self.count = len(part.size)
+    def __init__(self, whole: _Part, core: np.ndarray):
+        self.part = part = whole.subset(core)
+        self.core = core
+        self.count = len(core)
+        self.reached = _NEVER  # the least height found
+        self.aim = 0.5
         self.shift = max(1, (self.count - 1).bit_length())
         self.low_bits = (1 << self.shift) - 1
         self.step = part.size << self.shift
@@ -408,6 +414,7 @@ class _Stack:
         offsets = np.empty(self.count, np.int64)
         for c, at, *_ in placed:
             offsets[c] = at >> self.shift
+        self.reached = min(self.reached, int((offsets + self.part.size).max()))
         return offsets
 
     def _place(self, c: int, at: int, before: np.ndarray, touched: _Touched) -> bool:

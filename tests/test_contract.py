@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from staticgraph.codegen import contract, contract_dot, contract_parts
-from staticgraph.codegen.contract_tidy import tidy
 from staticgraph.kernels import KernelSource, compile_kernels
 
 DTYPE = {"f32": np.float32, "f64": np.float64}
@@ -426,27 +425,3 @@ def test_source_is_written_without_a_compiler():
         "c.matmul('f32', (), 9, 9, 9, (9, 1), (9, 1))\nassert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_tidy():
-    text = """
-def k(lo, hi, bufs, scratch):
-    a = ptr(bufs, 0)
-    n = 4
-    for t in range(lo, hi):
-        q = t // 1 % 1 + t * n * 1
-        for f in range(1):
-            unused = q * 3
-            if 0 <= f < 2:
-                st_i64(a, q + f, min(n, 7) + 0)
-        for f in range(n, 4):
-            st_i64(a, 0, 0)
-"""
-    expected = """
-def k(lo, hi, bufs, scratch):
-    a = ptr(bufs, 0)
-    for t in range(lo, hi):
-        q = t * 4
-        st_i64(a, q, 4)
-"""
-    assert tidy(text) == expected

@@ -30,7 +30,7 @@ ORDER = """
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
     codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
     codegen.vecmath_complex codegen.lanewise codegen.vector
-    codegen.microkernel codegen.contract_tidy codegen.contract_parts codegen.contract_matmul
+    codegen.microkernel codegen.contract_parts codegen.contract_matmul
     codegen.contract_any codegen.contract_dot codegen.contract_conv codegen.contract
     codegen.cpu codegen.epilogue codegen.select
     codegen.cuda codegen.cudatile codegen.cudaselect

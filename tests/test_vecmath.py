@@ -86,6 +86,7 @@ DOUBLE = {
     "rsqrt": lambda x: 1 / np.sqrt(x), "square": np.square, "reciprocal": lambda x: 1 / x,
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "sinc": _sinc, "asin": np.arcsin,
     "acos": np.arccos, "atan": np.arctan, "erf": sp.erf, "erfc": sp.erfc, "ndtr": sp.ndtr,
+    "npdf": lambda x: np.exp(-x * x / 2) / np.sqrt(2 * np.pi),
     "gelu": _limit_at_minus_infinity(lambda x: x * sp.ndtr(x)),
     "gelu_tanh": _limit_at_minus_infinity(_gelu_tanh),
     "erfinv": lambda x: np.copysign(sp.erfinv(x), x),
@@ -113,7 +114,7 @@ EXACT = {
     "square": lambda x: x * x, "reciprocal": lambda x: 1 / x,
     "cbrt": lambda x: mp.sign(x) * mp.cbrt(abs(x)),
     "sinc": lambda x: mp.sinpi(x) / (mp.pi * x) if x else mp.one,
-    "ndtr": _mp_ndtr, "gelu": lambda x: x * _mp_ndtr(x),
+    "ndtr": _mp_ndtr, "npdf": mp.npdf, "gelu": lambda x: x * _mp_ndtr(x),
     "gelu_tanh": _mp_gelu_tanh, "lgamma": mp.loggamma, "pow": mp.power,
 }  # fmt: skip
 
@@ -152,6 +153,7 @@ CASES = {
     "erf": (2, ANYWHERE, [(-1.2, 1.2), (-7, 7)]),
     "erfc": (3, (-1e3, 1e3), [(-2, 2), (0, 10.2), (0, 27.5)]),
     "ndtr": (3, (-1e3, 1e3), [(-2, 2), (-14.5, 6), (-38.7, 6)]),
+    "npdf": (2, (-1e3, 1e3), [(-2, 2), (-14.5, 6), (-38.7, 6)]),
     "gelu": (3, (-1e3, 1e3), [(-2, 2), (-14.7, 6), (-38.9, 6)]),
     "gelu_tanh": (3, (-1e3, 1e3), [(-2, 2), (-12, 6), (-22, 6)]),
     "erfinv": (3, (-1, 1), [(-1, 1), (-1, -0.99)]),

@@ -146,8 +146,9 @@ class _Generator:
             self.split = min(self.columns, -(-per // LANES) * LANES)
         else:
             self.tile_rows = max(1, TILE_ELEMENTS // 2 // max(work, 1))
-        self.tile_rows = min(self.tile_rows, max(self.rows, 1))
-        self.row_tiles = -(-self.rows // self.tile_rows)
+        self.tile_rows = max(1, min(self.tile_rows, self.rows))
+        # One tile at least: a sum over nothing has a value too.
+        self.row_tiles = max(1, -(-self.rows // self.tile_rows))
         self.column_tiles = -(-self.columns // self.split) if self.split else 1
         self.tiles = self.row_tiles * self.column_tiles
 
@@ -156,8 +157,6 @@ class _Generator:
     def run(self) -> Kernels:
         region, v = self.region, self.v
         self.plan_tiles()
-        if any(n == 0 for n in self.sizes):
-            return self.empty()
         inner = set(region.inner)
         top = _Scope(set())
         row = _Scope(set(self.row_axes) | ({-1} if v in inner or not inner else set()))
@@ -181,20 +180,6 @@ class _Generator:
         for level in range(region.levels + 1):
             self.stage(level, base, inner)
         return self.assemble(top, row, base, blocked)
-
-    def empty(self) -> Kernels:
-        """No element in the domain: sums are their identity, other results have no element."""
-        steps = []
-        for k, t in enumerate(self.region.results):
-            if t.size:
-                r = next(r for r in self.region.reductions if r.node.results[0].type == t)
-                code = SHORT[t.dtype]
-                text = (
-                    f"{HEADER}def k(lo, hi, bufs, scratch):\n    y0 = ptr(bufs, 0)\n    for i in range({t.size}):\n"
-                    f"        st_{code}(y0, i, lane0_{code}(splat_{code}({literal(identity(r.combine, t.dtype))})))\n"
-                )
-                steps.append(KernelSpec(f"{self.name}_empty", text, 1, (("out", k),), 0, t.size))
-        return Kernels(steps)
 
     def choose_saved(self) -> None:
         """What two stages need and is dear to compute is kept in a scratch row.

@@ -65,7 +65,7 @@ def code_of(node: Node, name: str) -> Code:
     else:
         raise InternalError(f"{node.op.name}: nothing generates a kernel for it")
     base = contraction_of(body)
-    if base is not None:
+    if base is not None and has_template(base):
         return contraction_code(node, body, base, name)
     region = lower(body)
     kernels = cpu.generate(region, name, domain_of(body))
@@ -80,6 +80,11 @@ def code_of(node: Node, name: str) -> Code:
         for k in kernels.steps
     ]  # fmt: skip
     return Code(launches, kernels.workspace)
+
+
+def has_template(base: Node) -> bool:
+    """Convolutions of integers and complex numbers go by their plain meaning."""
+    return base.op.name == "matmul" or base.results[0].type.dtype in ("float32", "float64")
 
 
 def single(node: Node) -> Graph:
@@ -106,6 +111,8 @@ def single(node: Node) -> Graph:
 
 def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
     inputs = {t: k for k, t in enumerate(body.inputs)}
+    if base.results[0].size == 0:
+        return Code([])
     epilogue = None
     plain = len(body.outputs) == 1 and body.outputs[0] is base.results[0]
     result = base.results[0]

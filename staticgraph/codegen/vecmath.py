@@ -305,6 +305,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., V]]] = {
     "erf": (1, special.erf),
     "erfc": (1, special.erfc),
     "ndtr": (1, special.ndtr),
+    "npdf": (1, special.npdf),
     "gelu": (1, special.gelu),
     "gelu_tanh": (1, special.gelu_tanh),
     "erfinv": (1, special.erfinv),

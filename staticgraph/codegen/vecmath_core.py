@@ -22,6 +22,7 @@ Pair = tuple[V, V]
 
 _DIGITS = {
     "ln2": "0.693147180559945309417232121458176568075500134360255254120680009",
+    "two_ln2": "1.386294361119890618834464242916353136151000268720510508241360019",
     "log2e": "1.442695040888963407359924681001892137426645954152985934135449407",
     "log10e": "0.434294481903251827651128918916605082294397005803666566114453783",
     "log10_2": "0.301029995663981195213738894724493026768189881462108541310427461",
@@ -48,6 +49,14 @@ def pieces(name: str, code: str, count: int) -> list[float]:
         parts.append(part)
         rest -= Decimal(part)
     return parts
+
+
+def grid_pieces(name: str, code: str, grid: int) -> tuple[float, float]:
+    """A named constant as a multiple of 2^-grid and the rest."""
+    getcontext().prec = 80
+    value, unit = Decimal(_DIGITS[name]), Decimal(2) ** -grid
+    high = (value / unit).to_integral_value() * unit
+    return float(high), float(_ROUND[code](float(value - high)))
 
 
 def poly(t: V, coefficients: Sequence[float]) -> V:

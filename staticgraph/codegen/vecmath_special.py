@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from staticgraph.codegen.simd import V, select
+from staticgraph.codegen.simd import BIAS, MANTISSA, V, select
 from staticgraph.codegen.vecmath_core import (
     INF,
-    Pair,
     clamp,
     exp_poly,
     exp_reduce,
+    grid_pieces,
     log,
     pieces,
     poly,
@@ -19,10 +19,14 @@ from staticgraph.codegen.vecmath_core import (
     two_sum,
 )
 
-# erfc is zero beyond (float32, float64); and the middle of the map t = (a - c) / (a + c).
-_ERFC_END = {"f32": 11.0, "f64": 28.0}
-_ERFCX_CENTER = {"f32": 3.0, "f64": 4.0}
-_NORMAL_END = {"f32": 15.5, "f64": 39.0}
+# Beyond these the normal density is 0, and so is a tail of the normal distribution.
+_NORMAL_END = {"f32": 14.5, "f64": 38.7}
+# Densities are computed too large by this power of two, so that only the last step can underflow.
+_LIFT = {"f32": 64, "f64": 512}
+# ln2 in reductions is a multiple of 2^-grid: its products with whole numbers k are exact, also when
+# a shift on the grid is added. The shifts make the constant term of DENSITY a number of the type.
+_GRID = {"f32": 15, "f64": 41}
+_SHIFT = {"f32": 123 * 2.0**-15, "f64": -23 * 2.0**-41}
 
 
 def logistic_product(x: V, e: V, t: V) -> V:
@@ -37,69 +41,82 @@ def logistic_product(x: V, e: V, t: V) -> V:
     return select(below, scale(value, t), value)
 
 
+# -- the normal distribution ----------------------------------------------------------------------
+def _bounded(x: V, end: float) -> V:
+    """|x|, at most `end`; nan stays nan."""
+    a = x.abs()
+    return select(a > end, end, a)
+
+
+def _density(one: V, other: V) -> tuple[V, V]:
+    """(p, t) with exp(-one * other / 2) / sqrt(2 pi) = p * 2^k, k in t (see `_settled`).
+
+    The reduction starts from the exact product: rounding it would move a far tail by many ulp.
+    """
+    code = one.code
+    high, low = grid_pieces("two_ln2", code, _GRID[code])
+    magic = 1.5 * 2.0 ** MANTISSA[code] + (BIAS[code] + _LIFT[code])
+    t = (one * other).fma(-0.5 * pieces("log2e", code, 1)[0], magic)
+    k = t - magic
+    r = k.fma(low, one.fma(other, k.fma(high, _SHIFT[code])))
+    return poly(r, table("DENSITY", r)), t
+
+
+def _settled(p: V, t: V) -> V:
+    """p * 2^k for the k <= 0 of `_density`, rounded once."""
+    power = (t.as_int() << MANTISSA[p.code]).as_float()
+    return p * power * 2.0 ** -_LIFT[p.code]
+
+
+def _mills(a: V) -> V:
+    """Phi(-a) / phi(a) for a >= 0."""
+    numerator, denominator = (poly(a, c) for c in table("HAZARD", a))
+    return denominator / a.fma(denominator, numerator)
+
+
+def npdf(x: V) -> V:
+    """The normal density exp(-x^2 / 2) / sqrt(2 pi)."""
+    a = _bounded(x, _NORMAL_END[x.code])
+    return _settled(*_density(a, a))
+
+
+def ndtr(x: V) -> V:
+    """The normal distribution function: the density times Mills' ratio on the negative side.
+
+    A kernel that needs the density of the same number too (a derivative) computes it once: both
+    start with the same instructions, and LLVM joins them.
+    """
+    a = _bounded(x, _NORMAL_END[x.code])
+    tail = _settled(*_density(a, a)) * _mills(a)
+    return select(x < 0.0, tail, 1.0 - tail)
+
+
+def gelu(x: V) -> V:
+    """x * ndtr(x), scaled last; -0.0 at -inf, the limit."""
+    a = _bounded(x, _NORMAL_END[x.code])
+    p, t = _density(a, a)
+    lost = _settled(a * (p * _mills(a)), t)
+    return select(x < 0.0, -lost, x - lost)
+
+
 def erf(x: V) -> V:
     a = x.abs()
     z = x * x
     small = a.fma(poly(z, table("ERF", x)), a)
-    return select(a < 1.0, small, 1.0 - scale(*_upper_erfc(a))).copysign(x)
+    return select(a < 1.0, small, 1.0 - _upper_erfc(x)).copysign(x)
 
 
 def erfc(x: V) -> V:
-    y = scale(*_upper_erfc(x.abs()))
+    y = _upper_erfc(x)
     return select(x < 0.0, 2.0 - y, y)
 
 
-def _upper_erfc(a: V) -> tuple[V, V]:
-    """(p, t) with erfc(a) = p * 2^k, k in t, for a >= 0."""
-    a = clamp(a, 0.0, _ERFC_END[a.code])
-    return _scaled_erfc(a, 1.0, (a + a, None), two_product(a, a))
-
-
-def _lower_tail(x: V) -> tuple[V, V, V]:
-    """(a, p, t): a = |x| within the range, Phi(-a) = erfc(a / sqrt(2)) / 2 = p * 2^k."""
-    a = clamp(x.abs(), 0.0, _NORMAL_END[x.code])
-    root, root_low = pieces("sqrt2", x.code, 2)
-    double = a * root
-    double_low = a.fma(root_low, a.fma(root, -double))
-    p, t = _scaled_erfc(a, 0.5**0.5, (double, double_low), two_product(a * 0.5, a))
-    return a, p * 0.5, t
-
-
-def _scaled_erfc(a: V, unit: float, double: tuple[V, V | None], square: Pair) -> tuple[V, V]:
-    """(p, t) with erfc(u) = p * 2^k, k in t, for u = a * unit >= 0, given 2 u and u * u as pairs.
-
-    exp(-u^2) needs the square as a pair. The rest, erfcx(u) = exp(u^2) erfc(u), is smooth on
-    [0, inf) in t = (u - c) / (u + c) once divided by its asymptote 1 / (1 + 2 u).
-    """
-    r, t = exp_reduce(-square[0], -square[1])
-    center = _ERFCX_CENTER[a.code] / unit
-    above, asymptote = a + center, double[0] + 1.0
-    # One division serves both quotients, residuals make good its rounding, and the leading term
-    # 1 / (1 + 2 u) is added last.
-    inverse = 1.0 / (above * asymptote)
-    inverse_above, leading = inverse * asymptote, inverse * above
-    mapped = (a - center) * inverse_above
-    rest = (-mapped).fma(a, (mapped + 1.0).fma(-center, a))
-    mapped = rest.fma(inverse_above, mapped)
-    rest = (-leading).fma(double[0], 1.0) - leading
-    if double[1] is not None:
-        rest = (-leading).fma(double[1], rest)
-    bend = (poly(mapped, table("ERFCX", a)) + rest) * leading
-    bend = exp_poly(r).fma(leading + bend, bend)
-    return leading + bend, t
-
-
-def ndtr(x: V) -> V:
-    """The normal distribution function."""
-    _, p, t = _lower_tail(x)
-    y = scale(p, t)
-    return select(x > 0.0, 1.0 - y, y)
-
-
-def gelu(x: V) -> V:
-    """x * ndtr(x); -0.0 at -inf, the limit."""
-    a, p, t = _lower_tail(x)
-    return select(x < 0.0, scale(-a * p, t), (-a).fma(scale(p, t), x))
+def _upper_erfc(x: V) -> V:
+    """erfc(|x|) = 2 Phi(-sqrt(2) |x|), the density from the exact square of x."""
+    root = pieces("sqrt2", x.code, 1)[0]
+    a = _bounded(x, _NORMAL_END[x.code] / root)
+    mills = _mills(a * root)
+    return _settled(*_density(a + a, a)) * (mills + mills)
 
 
 def gelu_tanh(x: V) -> V:
