@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from staticgraph.codegen.cpu import DEAR
 from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, is_reduction, lower, mode
+from staticgraph.errors import InternalError
 from staticgraph.fusion import CONTRACTIONS, VIEWS, make, solid_operands
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
 from staticgraph.op import Elementwise, NestOp
@@ -353,8 +354,14 @@ class _Fuser:
         )
 
     def mergeable(self, a: Group, b: Group, node: Node) -> bool:
-        if a.shape != b.shape or a.contraction or b.contraction or len(a.nodes) + len(b.nodes) >= MEMBERS:
+        if a.shape != b.shape or len(a.nodes) + len(b.nodes) >= MEMBERS:
             return False
+        if a.contraction or b.contraction:
+            other = b if a.contraction else a
+            if other.contraction or other.inner is not None or other.sinks or other.labels:
+                return False
+            if not all(isinstance(n.op, Elementwise) and n.results[0].shape == a.shape for n in other.nodes):
+                return False
         if a.inner is not None and b.inner is not None and a.inner != b.inner:
             return False
         last = (len(a.shape) - 1,)
@@ -386,6 +393,7 @@ class _Fuser:
         for n in b.nodes:
             self.group_of[id(n)] = a
         a.inner = a.inner if a.inner is not None else b.inner
+        a.contraction |= b.contraction
         a.sinks |= b.sinks
         a.labels.update(b.labels)
         del self.groups[b.number]
@@ -407,10 +415,14 @@ class _Fuser:
         pieces: dict[int, list[list[Node]]] = {}
         for g in self.groups.values():
             pieces[g.number] = self.checked(g)
+        computed = [n for ps in pieces.values() for p in ps for n in p] + self.graph.nodes
+        deepest = 1 + sum(len(n.operands) for n in computed)
 
         def value(t: Tensor) -> Tensor:
             stack = [t]
             while stack:
+                if len(stack) > deepest:
+                    raise InternalError("fuse: two regions need each other's results")
                 top = stack[-1]
                 if top in new:
                     stack.pop()

@@ -30,6 +30,7 @@ DEFAULT_EFFORT = 2
 
 # Work is counted in units of about a nanosecond; each level of effort has ten times more.
 _WORK_OF_EFFORT_1 = 30_000_000
+_FIRST_FIT_WORK = 8  # for every pair of blocks
 # A restart ends after this many steps more than it has blocks: short ones find more.
 _SPARE_STEPS = 200
 # Shares of the bound from which pressure makes a block part of a core.
@@ -105,8 +106,8 @@ def assign(
 ) -> Layout:
     """Offsets, multiples of `align`, whose peak is near the smallest possible.
 
-    Effort 0 is first-fit alone; 1, 2, 3, 4 allow about 0.03, 0.3, 3, 30 seconds of search. It ends
-    as soon as the layout is known to be optimal, or has a peak of at most `goal` bytes.
+    Effort 0 is one first-fit; 1, 2, 3, 4 allow about 0.03, 0.3, 3, 30 seconds of search. It ends as
+    soon as the layout is known to be optimal, or has a peak of at most `goal` bytes.
     """
     size, start, stop = _arrays(blocks, align)
     used = np.flatnonzero(size)
@@ -212,9 +213,10 @@ def _pack(part: _Part, goal: int, budget: _Budget) -> _Best:
     best = _Best()
     for method, order in _orders(part).items():
         best.improve(part, _first_fit(part, order), method)
-        if best.peak <= goal:
+        budget.work -= _FIRST_FIT_WORK * len(order) ** 2
+        if best.peak <= goal or budget.work <= 0:
             return best
-    if budget.work > 0 and part.pairs() <= _MAX_PAIRS:
+    if part.pairs() <= _MAX_PAIRS:
         _search(part, best, goal, budget)
     return best
 
@@ -281,7 +283,7 @@ def _search(part: _Part, best: _Best, goal: int, budget: _Budget) -> None:
             found = stack.build(target, budget)
             if found is not None:
                 rest = order[~np.isin(order, stack.core)]
-                budget.work -= 10 * len(rest) * len(order)
+                budget.work -= _FIRST_FIT_WORK * len(rest) * len(order)
                 if best.improve(part, _first_fit(part, rest, stack.core, found), "search"):
                     stack.aim = max(0.25, stack.aim / 2)
             elif stack.exhausted:
