@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
 from staticgraph.ir import Node, Tensor, apply
 from staticgraph.op import (
-    OPS,
     Elementwise,
     add_op,
     as_tensor,
@@ -28,19 +26,34 @@ from staticgraph.types import DTYPES, TensorType, as_dtype, is_bool, is_complex,
 add = primitive("add", "x1 + x2, broadcast; gradient (g, g). Catalogue 3.6.")
 subtract = primitive("subtract", "x1 - x2, broadcast; gradient (g, -g). Catalogue 3.6.")
 multiply = primitive("multiply", "x1 * x2, broadcast; gradient (g x2, g x1). Catalogue 3.6.")
-divide = primitive("divide", "x1 / x2 in floating point (integers become float32); gradient (g/x2, -g y/x2). Catalogue 3.6.")
-floor_divide = primitive("floor_divide", "floor(x1 / x2) as NumPy; 0 for an integer division by zero; no gradient.")
-remainder = primitive("remainder", "x1 - floor(x1 / x2) x2, the sign of x2 as NumPy; gradient (g, -g floor(x1/x2)).")
+divide = primitive(
+    "divide",
+    "x1 / x2 in floating point (integers become float32); gradient (g/x2, -g y/x2). Catalogue 3.6.",
+)
+floor_divide = primitive(
+    "floor_divide", "floor(x1 / x2) as NumPy; 0 for an integer division by zero; no gradient."
+)
+remainder = primitive(
+    "remainder", "x1 - floor(x1 / x2) x2, the sign of x2 as NumPy; gradient (g, -g floor(x1/x2))."
+)
 negative = primitive("negative", "-x; gradient -g.")
-abs = primitive("abs", "Absolute value, modulus of a complex number; gradient g sign(x), 0 at 0. Catalogue 3.8.")
+abs = primitive(
+    "abs", "Absolute value, modulus of a complex number; gradient g sign(x), 0 at 0. Catalogue 3.8."
+)
 sign = primitive("sign", "-1, 0 or 1 as NumPy; gradient 0. Catalogue 3.7.")
 square = primitive("square", "x * x; gradient 2 x g.")
 reciprocal = primitive("reciprocal", "1 / x; gradient -g y^2.")
 sqrt = primitive("sqrt", "Square root; gradient g / (2 y), inf at 0.")
 rsqrt = primitive("rsqrt", "1 / sqrt(x); gradient -g y^3 / 2.")
 cbrt = primitive("cbrt", "Cube root; gradient g / (3 y^2).")
-maximum = primitive("maximum", "The larger one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.")
-minimum = primitive("minimum", "The smaller one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.")
+maximum = primitive(
+    "maximum",
+    "The larger one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.",
+)
+minimum = primitive(
+    "minimum",
+    "The smaller one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.",
+)
 _power = primitive("power", "", public_name="_power")
 _conj = primitive("conj", "", public_name="_conj")
 _real = primitive("real", "", public_name="_real")
@@ -56,25 +69,36 @@ log = primitive("log", "Natural logarithm; gradient g / x. Catalogue 3.8.")
 log1p = primitive("log1p", "log(1 + x), accurate near 0; gradient g / (1 + x).")
 log2 = primitive("log2", "Logarithm of base 2; gradient g / (x ln 2).")
 log10 = primitive("log10", "Logarithm of base 10; gradient g / (x ln 10).")
-logaddexp = primitive("logaddexp", "log(e^x1 + e^x2) without overflow; gradient g sigmoid(+-(x1 - x2)).")
+logaddexp = primitive(
+    "logaddexp", "log(e^x1 + e^x2) without overflow; gradient g sigmoid(+-(x1 - x2))."
+)
 sin = primitive("sin", "Sine; gradient g cos x. Catalogue 3.8.")
 cos = primitive("cos", "Cosine; gradient -g sin x. Catalogue 3.8.")
 tan = primitive("tan", "Tangent; gradient g (1 + y^2). Catalogue 3.8.")
 asin = primitive("asin", "Inverse sine; gradient g / sqrt(1 - x^2). Catalogue 3.8.")
 acos = primitive("acos", "Inverse cosine; gradient -g / sqrt(1 - x^2). Catalogue 3.8.")
 atan = primitive("atan", "Inverse tangent; gradient g / (1 + x^2). Catalogue 3.8.")
-atan2 = primitive("atan2", "Angle of the point (x2, x1) in (-pi, pi]; gradient g (x2, -x1) / (x1^2 + x2^2), 0 at the origin. Catalogue 3.8.")
+atan2 = primitive(
+    "atan2",
+    "Angle of the point (x2, x1) in (-pi, pi]; gradient g (x2, -x1) / (x1^2 + x2^2), 0 at the origin. Catalogue 3.8.",
+)
 sinh = primitive("sinh", "Hyperbolic sine; gradient g cosh x. Catalogue 3.8.")
 cosh = primitive("cosh", "Hyperbolic cosine; gradient g sinh x. Catalogue 3.8.")
 tanh = primitive("tanh", "Hyperbolic tangent; gradient g (1 - y^2). Catalogue 3.3.")
 asinh = primitive("asinh", "Inverse hyperbolic sine; gradient g / sqrt(x^2 + 1). Catalogue 3.8.")
-acosh = primitive("acosh", "Inverse hyperbolic cosine for x >= 1; gradient g / sqrt(x^2 - 1). Catalogue 3.8.")
+acosh = primitive(
+    "acosh", "Inverse hyperbolic cosine for x >= 1; gradient g / sqrt(x^2 - 1). Catalogue 3.8."
+)
 atanh = primitive("atanh", "Inverse hyperbolic tangent; gradient g / (1 - x^2). Catalogue 3.8.")
-hypot = primitive("hypot", "sqrt(x1^2 + x2^2) without overflow; gradient g (x1, x2) / y, 0 at the origin.")
+hypot = primitive(
+    "hypot", "sqrt(x1^2 + x2^2) without overflow; gradient g (x1, x2) / y, 0 at the origin."
+)
 erf = primitive("erf", "Error function; gradient g 2/sqrt(pi) e^(-x^2).")
 erfc = primitive("erfc", "1 - erf(x), accurate in the tail; gradient -g 2/sqrt(pi) e^(-x^2).")
 erfinv = primitive("erfinv", "Inverse of erf; gradient g sqrt(pi)/2 e^(y^2).")
-ndtr = primitive("ndtr", "Standard normal distribution function; gradient g e^(-x^2/2) / sqrt(2 pi).")
+ndtr = primitive(
+    "ndtr", "Standard normal distribution function; gradient g e^(-x^2/2) / sqrt(2 pi)."
+)
 copysign = primitive("copysign", "abs(x1) with the sign of x2.")
 
 # ---------------------------------------------------------------------------- comparison, logic, rounding
@@ -87,7 +111,9 @@ greater = primitive("greater", "x1 > x2 as bool.")
 greater_equal = primitive("greater_equal", "x1 >= x2 as bool.")
 logical_and = primitive("logical_and", "x1 and x2; not zero counts as true. Catalogue 3.7.")
 logical_or = primitive("logical_or", "x1 or x2; not zero counts as true. Catalogue 3.7.")
-logical_xor = primitive("logical_xor", "Exactly one of x1, x2; not zero counts as true. Catalogue 3.7.")
+logical_xor = primitive(
+    "logical_xor", "Exactly one of x1, x2; not zero counts as true. Catalogue 3.7."
+)
 logical_not = primitive("logical_not", "x == 0. Catalogue 3.7.")
 bitwise_and = primitive("bitwise_and", "Bits of both, for integers and bools.")
 bitwise_or = primitive("bitwise_or", "Bits of either, for integers and bools.")
@@ -103,13 +129,22 @@ floor = primitive("floor", "The largest integer <= x; gradient 0.")
 ceil = primitive("ceil", "The smallest integer >= x; gradient 0.")
 trunc = primitive("trunc", "The integer part; gradient 0.")
 round = primitive("round", "The nearest integer, half to even; gradient 0.")
-where = primitive("where", "x1 where the condition holds, else x2; the gradient goes to the chosen one. Catalogue 3.7.")
+where = primitive(
+    "where",
+    "x1 where the condition holds, else x2; the gradient goes to the chosen one. Catalogue 3.7.",
+)
 
 # ---------------------------------------------------------------------------- activations
 
-sigmoid = primitive("sigmoid", "1 / (1 + e^-x), accurate in both tails; gradient g y (1 - y). Catalogue 3.3.")
-softplus = primitive("softplus", "log(1 + e^x) without overflow; gradient g sigmoid(x). Catalogue 3.3.")
-log_sigmoid = primitive("log_sigmoid", "log(sigmoid(x)) without overflow; gradient g sigmoid(-x). Catalogue 3.3.")
+sigmoid = primitive(
+    "sigmoid", "1 / (1 + e^-x), accurate in both tails; gradient g y (1 - y). Catalogue 3.3."
+)
+softplus = primitive(
+    "softplus", "log(1 + e^x) without overflow; gradient g sigmoid(x). Catalogue 3.3."
+)
+log_sigmoid = primitive(
+    "log_sigmoid", "log(sigmoid(x)) without overflow; gradient g sigmoid(-x). Catalogue 3.3."
+)
 _gelu_tanh = primitive("gelu_tanh", "", public_name="_gelu_tanh")
 
 
@@ -123,8 +158,14 @@ def _no_minus_inf(x):
     return s.where(s.call("equal", x, -math.inf), s.const(0, x.dtype), x)
 
 
-silu = elementwise("silu", lambda x: _no_minus_inf(x) * s.call("sigmoid", x), "x sigmoid(x), also known as swish. Catalogue 3.3.")
-_gelu_exact = elementwise("gelu", lambda x: _no_minus_inf(x) * s.call("ndtr", x), "", public_name="_gelu_exact")
+silu = elementwise(
+    "silu",
+    lambda x: _no_minus_inf(x) * s.call("sigmoid", x),
+    "x sigmoid(x), also known as swish. Catalogue 3.3.",
+)
+_gelu_exact = elementwise(
+    "gelu", lambda x: _no_minus_inf(x) * s.call("ndtr", x), "", public_name="_gelu_exact"
+)
 # Slopes are told by the result, which is kept anyway where the next layer reads it.
 relu = elementwise(
     "relu",
@@ -133,9 +174,22 @@ relu = elementwise(
     vjp=lambda g, y, x: (s.where(y <= 0, s.const(0, g.dtype), g),),
     floating=False,
 )
-relu6 = elementwise("relu6", lambda x: s.where(x <= 0, s.const(0, x.dtype), s.where(x >= 6, s.const(6, x.dtype), x)), "min(max(x, 0), 6); gradient 0 at both kinks. Catalogue 3.3.", floating=False)
-_leaky_relu = elementwise("_leaky_relu", lambda x, *, negative_slope=0.01: s.where(x > 0, x, x * negative_slope), "")
-_elu = elementwise("_elu", lambda x, *, alpha=1.0: s.where(x > 0, x, alpha * s.call("expm1", s.where(x > 0, s.const(0, x.dtype), x))), "")
+relu6 = elementwise(
+    "relu6",
+    lambda x: s.where(x <= 0, s.const(0, x.dtype), s.where(x >= 6, s.const(6, x.dtype), x)),
+    "min(max(x, 0), 6); gradient 0 at both kinks. Catalogue 3.3.",
+    floating=False,
+)
+_leaky_relu = elementwise(
+    "_leaky_relu", lambda x, *, negative_slope=0.01: s.where(x > 0, x, x * negative_slope), ""
+)
+_elu = elementwise(
+    "_elu",
+    lambda x, *, alpha=1.0: s.where(
+        x > 0, x, alpha * s.call("expm1", s.where(x > 0, s.const(0, x.dtype), x))
+    ),
+    "",
+)
 
 
 @public
@@ -186,7 +240,9 @@ def power(x1: object, x2: object) -> Tensor:
         x = as_tensor(x1)
         if is_integer(x.type.dtype) and isinstance(value, int) and not isinstance(value, bool):
             if value < 0:
-                raise GraphTypeError(f"power: integers ({x.type}) take no negative exponent ({value}); use .astype('float32')")
+                raise GraphTypeError(
+                    f"power: integers ({x.type}) take no negative exponent ({value}); use .astype('float32')"
+                )
             return _integer_power(x, value)
         if value == 2:
             return square(x) if not is_bool(x.type.dtype) else x
@@ -202,7 +258,9 @@ def power(x1: object, x2: object) -> Tensor:
             return rsqrt(x)
     a, b = promoted("power", [x1, x2])
     if is_integer(a.type.dtype):
-        return cast_tensor(round(_power(cast_tensor(a, "float64"), cast_tensor(b, "float64"))), a.type.dtype)
+        return cast_tensor(
+            round(_power(cast_tensor(a, "float64"), cast_tensor(b, "float64"))), a.type.dtype
+        )
     return _power(a, b)
 
 
@@ -219,7 +277,6 @@ def _integer_power(x: Tensor, n: int) -> Tensor:
             x = multiply(x, x)
     assert result is not None
     return result
-
 
 
 @public

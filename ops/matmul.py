@@ -71,7 +71,9 @@ def matmul(x1: object, x2: object) -> Tensor:
     """
     a, b = promoted("matmul", [x1, x2])
     if a.ndim == 0 or b.ndim == 0:
-        raise ShapeError(f"matmul: 0-d operands ({a.type} and {b.type}) have no matrix product; use *")
+        raise ShapeError(
+            f"matmul: 0-d operands ({a.type} and {b.type}) have no matrix product; use *"
+        )
     inner_a, inner_b = a.shape[-1], b.shape[-2] if b.ndim > 1 else b.shape[0]
     if inner_a != inner_b:
         hint = "; did you mean x1 @ x2.T?" if b.ndim > 1 and inner_a == b.shape[-1] else ""
@@ -95,6 +97,8 @@ def linear(x: object, weight: object, bias: object = None) -> Tensor:
     """x W^T + b with W (out, in), as PyTorch. Catalogue 3.1."""
     x, weight = promoted("linear", [x, weight])
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
-        raise ShapeError(f"linear: x {x.type} needs a weight of shape (out, {x.shape[-1] if x.shape else 'in'}), got {weight.type}")
+        raise ShapeError(
+            f"linear: x {x.type} needs a weight of shape (out, {x.shape[-1] if x.shape else 'in'}), got {weight.type}"
+        )
     y = matmul(x, FUNCTIONS["transpose"](weight))
     return y if bias is None else FUNCTIONS["add"](y, bias)

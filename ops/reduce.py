@@ -12,8 +12,27 @@ from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Tensor, apply
 from staticgraph.nest import COMBINERS, Nest
-from staticgraph.op import NestOp, add_op, as_bool, cast, constant, normalize_axes, normalize_axis, public, tensor_argument
-from staticgraph.types import DEFAULT_FLOAT, TensorType, as_dtype, is_bool, is_complex, is_differentiable, is_integer, is_unsigned
+from staticgraph.op import (
+    NestOp,
+    add_op,
+    as_bool,
+    cast,
+    constant,
+    normalize_axes,
+    normalize_axis,
+    public,
+    tensor_argument,
+)
+from staticgraph.types import (
+    DEFAULT_FLOAT,
+    TensorType,
+    as_dtype,
+    is_bool,
+    is_complex,
+    is_differentiable,
+    is_integer,
+    is_unsigned,
+)
 
 
 class Reduce(NestOp):
@@ -34,7 +53,9 @@ class Reduce(NestOp):
         (x,) = types
         kept, red = iter(range(out.ndim)), iter(range(out.ndim, x.ndim))
         index = [s.axis(next(red) if k in axes else next(kept)) for k in range(x.ndim)]
-        return Nest(out.shape, s.load(0, index, x.dtype), tuple(x.shape[a] for a in axes), self.combine)
+        return Nest(
+            out.shape, s.load(0, index, x.dtype), tuple(x.shape[a] for a in axes), self.combine
+        )
 
     def vjp(self, node, cotangents):
         g, (x,), over, y = cotangents[0], node.operands, node.attrs["axes"], node.results[0]
@@ -47,7 +68,14 @@ class Reduce(NestOp):
             return [FUNCTIONS["multiply"](spread, FUNCTIONS["conj"](_others(x, over)))]
         mask = cast(FUNCTIONS["equal"](x, _spread(y, x.shape, over)), x.type.dtype)
         count = sum(mask, axis=over, keepdims=True)
-        return [FUNCTIONS["divide"](FUNCTIONS["where"](FUNCTIONS["greater"](mask, 0), spread, constant(0, x.type.dtype)), count)]
+        return [
+            FUNCTIONS["divide"](
+                FUNCTIONS["where"](
+                    FUNCTIONS["greater"](mask, 0), spread, constant(0, x.type.dtype)
+                ),
+                count,
+            )
+        ]
 
     def jvp(self, node, tangents):
         if self.combine == "sum":
@@ -81,7 +109,10 @@ def _others(x: Tensor, over: tuple[int, ...]) -> Tensor:
     lead = tuple(x.shape[k] for k in kept)
     n = _product(x.shape[k] for k in over)
     flat = FUNCTIONS["reshape"](moved, (*lead, n))
-    both = FUNCTIONS["multiply"](_exclusive_prefix(flat), FUNCTIONS["flip"](_exclusive_prefix(FUNCTIONS["flip"](flat, -1)), -1))
+    both = FUNCTIONS["multiply"](
+        _exclusive_prefix(flat),
+        FUNCTIONS["flip"](_exclusive_prefix(FUNCTIONS["flip"](flat, -1)), -1),
+    )
     back = FUNCTIONS["reshape"](both, moved.shape)
     return FUNCTIONS["transpose"](back, [int(i) for i in np.argsort(order)])
 
@@ -92,7 +123,9 @@ def _exclusive_prefix(x: Tensor) -> Tensor:
     run = FUNCTIONS["concat"]([one, x[..., : n - 1]], -1)
     step = 1
     while step < n:
-        run = FUNCTIONS["concat"]([run[..., :step], FUNCTIONS["multiply"](run[..., step:], run[..., : n - step])], -1)
+        run = FUNCTIONS["concat"](
+            [run[..., :step], FUNCTIONS["multiply"](run[..., step:], run[..., : n - step])], -1
+        )
         step *= 2
     return run
 
@@ -103,13 +136,19 @@ MAX = add_op(Reduce("max", "max"))
 MIN = add_op(Reduce("min", "min"))
 ANY = add_op(Reduce("any", "any"))
 ALL = add_op(Reduce("all", "all"))
-assert {SUM.combine, PROD.combine, MAX.combine, MIN.combine, ANY.combine, ALL.combine} == set(COMBINERS)
+assert {SUM.combine, PROD.combine, MAX.combine, MIN.combine, ANY.combine, ALL.combine} == set(
+    COMBINERS
+)
 
 
 def _reduce(op: Reduce, x: Tensor, axis: object, keepdims: bool) -> Tensor:
     over = normalize_axes(op.name, axis, x.ndim)
     y = apply(op, x, axes=over)
-    return FUNCTIONS["reshape"](y, tuple(1 if k in over else n for k, n in enumerate(x.shape))) if keepdims else y
+    return (
+        FUNCTIONS["reshape"](y, tuple(1 if k in over else n for k, n in enumerate(x.shape)))
+        if keepdims
+        else y
+    )
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -130,7 +169,9 @@ def sum(x: object, axis: object = None, keepdims: bool = False, dtype: object = 
 def prod(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
     """Product over `axis`; the gradient is right where elements are 0. Catalogue 3.5."""
     t = tensor_argument("prod", x)
-    return _reduce(PROD, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims)
+    return _reduce(
+        PROD, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims
+    )
 
 
 @public
@@ -186,7 +227,14 @@ def var(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0)
     t = _floating(tensor_argument("var", x))
     n = _product(t.shape[a] for a in normalize_axes("var", axis, t.ndim))
     centred = FUNCTIONS["subtract"](t, mean(t, axis, keepdims=True))
-    return FUNCTIONS["divide"](sum(FUNCTIONS["square"](FUNCTIONS["abs"](centred) if is_complex(t.type.dtype) else centred), axis, keepdims), float(n - ddof))
+    return FUNCTIONS["divide"](
+        sum(
+            FUNCTIONS["square"](FUNCTIONS["abs"](centred) if is_complex(t.type.dtype) else centred),
+            axis,
+            keepdims,
+        ),
+        float(n - ddof),
+    )
 
 
 @public
@@ -201,10 +249,16 @@ def logsumexp(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
     t = _floating(tensor_argument("logsumexp", x))
     top = FUNCTIONS["stop_gradient"](max(t, axis, keepdims=True))
     top = FUNCTIONS["where"](FUNCTIONS["isfinite"](top), top, constant(0, t.type.dtype))
-    total = FUNCTIONS["log"](sum(FUNCTIONS["exp"](FUNCTIONS["subtract"](t, top)), axis, keepdims=True))
+    total = FUNCTIONS["log"](
+        sum(FUNCTIONS["exp"](FUNCTIONS["subtract"](t, top)), axis, keepdims=True)
+    )
     y = FUNCTIONS["add"](total, top)
     over = normalize_axes("logsumexp", axis, t.ndim)
-    return y if keepdims else FUNCTIONS["reshape"](y, tuple(n for k, n in enumerate(t.shape) if k not in over))
+    return (
+        y
+        if keepdims
+        else FUNCTIONS["reshape"](y, tuple(n for k, n in enumerate(t.shape) if k not in over))
+    )
 
 
 def _arg(op: str, which: Any, x: object, axis: int | None, keepdims: bool) -> Tensor:
@@ -217,7 +271,11 @@ def _arg(op: str, which: Any, x: object, axis: int | None, keepdims: bool) -> Te
         same = FUNCTIONS["logical_or"](same, FUNCTIONS["isnan"](FUNCTIONS["stop_gradient"](flat)))
     n = flat.shape[a]
     place = FUNCTIONS["iota"](flat.shape, a)
-    y = min(FUNCTIONS["where"](same, place, constant(n, "int64")), axis=a, keepdims=keepdims and axis is not None)
+    y = min(
+        FUNCTIONS["where"](same, place, constant(n, "int64")),
+        axis=a,
+        keepdims=keepdims and axis is not None,
+    )
     return FUNCTIONS["reshape"](y, (1,) * t.ndim) if keepdims and axis is None else y
 
 

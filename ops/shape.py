@@ -13,7 +13,18 @@ from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Tensor, apply
 from staticgraph.nest import Nest, axes, broadcast_index
-from staticgraph.op import NestOp, as_tensor, cast, constant, normalize_axes, normalize_axis, promoted, public, register, tensor_argument
+from staticgraph.op import (
+    NestOp,
+    as_tensor,
+    cast,
+    constant,
+    normalize_axes,
+    normalize_axis,
+    promoted,
+    public,
+    register,
+    tensor_argument,
+)
 from staticgraph.types import DTYPES, TensorType, as_dtype, as_shape, broadcast_shapes
 
 
@@ -41,7 +52,9 @@ def split_index(linear: s.Expr, shape: Sequence[int]) -> list[s.Expr]:
     return found
 
 
-def reshape_index(index: Sequence[s.Expr], new: Sequence[int], old: Sequence[int]) -> tuple[s.Expr, ...]:
+def reshape_index(
+    index: Sequence[s.Expr], new: Sequence[int], old: Sequence[int]
+) -> tuple[s.Expr, ...]:
     """Index into shape `old` of the element at `index` of shape `new`.
 
     Axes are matched in the smallest groups of equal size, so that only real merges and splits
@@ -117,11 +130,12 @@ def reshape(x: object, shape: object) -> Tensor:
     if -1 in sizes:
         rest = prod(n for n in sizes if n != -1)
         if rest == 0 or t.size % rest:
-            raise ShapeError(f"reshape: {t.type} has {t.size} elements, which shape {sizes} does not divide")
+            raise ShapeError(
+                f"reshape: {t.type} has {t.size} elements, which shape {sizes} does not divide"
+            )
         sizes = tuple(t.size // rest if n == -1 else n for n in sizes)
     sizes = as_shape(sizes)
     return t if sizes == t.shape else apply(Reshape, t, shape=sizes)
-
 
 
 @register
@@ -132,7 +146,9 @@ class Transpose(NestOp):
 
     def infer(self, x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
         if sorted(axes) != list(range(x.ndim)):
-            raise ShapeError(f"transpose: axes {axes} are not a permutation of the {x.ndim} axes of {x}")
+            raise ShapeError(
+                f"transpose: axes {axes} are not a permutation of the {x.ndim} axes of {x}"
+            )
         return TensorType(x.dtype, tuple(x.shape[a] for a in axes))
 
     def nest(self, types, out, *, axes: tuple[int, ...]) -> Nest:
@@ -189,7 +205,10 @@ def swapaxes(x: object, axis1: int, axis2: int) -> Tensor:
 def moveaxis(x: object, source: int, destination: int) -> Tensor:
     """One axis of x moved to another place."""
     t = tensor_argument("moveaxis", x)
-    a, b = normalize_axis("moveaxis", source, t.ndim), normalize_axis("moveaxis", destination, t.ndim)
+    a, b = (
+        normalize_axis("moveaxis", source, t.ndim),
+        normalize_axis("moveaxis", destination, t.ndim),
+    )
     order = [k for k in range(t.ndim) if k != a]
     order.insert(b, a)
     return transpose(t, order)
@@ -264,7 +283,11 @@ def expand_dims(x: object, axis: int | tuple[int, ...] = 0) -> Tensor:
 def squeeze(x: object, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """Drop axes of size 1: all, or those given."""
     t = tensor_argument("squeeze", x)
-    over = tuple(k for k, n in enumerate(t.shape) if n == 1) if axis is None else normalize_axes("squeeze", axis, t.ndim)
+    over = (
+        tuple(k for k, n in enumerate(t.shape) if n == 1)
+        if axis is None
+        else normalize_axes("squeeze", axis, t.ndim)
+    )
     for a in over:
         if t.shape[a] != 1:
             raise ShapeError(f"squeeze: axis {a} of {t.type} has size {t.shape[a]}, not 1")
@@ -284,7 +307,9 @@ class Slice(NestOp):
 
     name = "slice"
 
-    def infer(self, x: TensorType, *, start: tuple[int, ...], size: tuple[int, ...], step: tuple[int, ...]) -> TensorType:
+    def infer(
+        self, x: TensorType, *, start: tuple[int, ...], size: tuple[int, ...], step: tuple[int, ...]
+    ) -> TensorType:
         for n, a, k, d in zip(x.shape, start, size, step, strict=True):
             if k < 0 or (k > 0 and not (0 <= a < n and 0 <= a + (k - 1) * d < n)):
                 raise ShapeError(f"slice: start {start} size {size} step {step} leaves {x}")
@@ -296,14 +321,24 @@ class Slice(NestOp):
 
     def vjp(self, node, cotangents):
         a = node.attrs
-        return [apply(Unslice, cotangents[0], shape=node.operands[0].shape, start=a["start"], step=a["step"])]
+        return [
+            apply(
+                Unslice,
+                cotangents[0],
+                shape=node.operands[0].shape,
+                start=a["start"],
+                step=a["step"],
+            )
+        ]
 
     def jvp(self, node, tangents):
         return [apply(self, tangents[0], **node.attrs)]
 
     def simplify(self, node):
         x, a = node.operands[0], node.attrs
-        if x.shape == a["size"] and all(d == 1 for d, n in zip(a["step"], x.shape, strict=True) if n > 1):
+        if x.shape == a["size"] and all(
+            d == 1 for d, n in zip(a["step"], x.shape, strict=True) if n > 1
+        ):
             return [x]
         return None
 
@@ -317,7 +352,9 @@ class Unslice(NestOp):
     def infer(self, x: TensorType, *, shape, start, step) -> TensorType:
         for n, a, k, d in zip(shape, start, x.shape, step, strict=True):
             if k and not (0 <= a < n and 0 <= a + (k - 1) * d < n):
-                raise ShapeError(f"unslice: {x} at start {start} with step {step} leaves shape {shape}")
+                raise ShapeError(
+                    f"unslice: {x} at start {start} with step {step} leaves shape {shape}"
+                )
         return TensorType(x.dtype, tuple(shape))
 
     def nest(self, types, out, *, shape, start, step) -> Nest:
@@ -332,16 +369,23 @@ class Unslice(NestOp):
                 inside = s.call("logical_and", inside, offset >= 0)
             if d != 1:
                 inside = s.call("logical_and", inside, s.call("equal", offset % d, 0))
-            if out.shape[k] - 1 - start[k] >= n * d or sign == -1 or d != 1:
-                inside = s.call("logical_and", inside, i < n)
-            elif out.shape[k] - start[k] > n:
+            if (
+                out.shape[k] - 1 - start[k] >= n * d
+                or sign == -1
+                or d != 1
+                or out.shape[k] - start[k] > n
+            ):
                 inside = s.call("logical_and", inside, i < n)
             index.append(i)
         return Nest(out.shape, s.load(0, index, out.dtype, inside, 0))
 
     def vjp(self, node, cotangents):
         a = node.attrs
-        return [apply(Slice, cotangents[0], start=a["start"], size=node.operands[0].shape, step=a["step"])]
+        return [
+            apply(
+                Slice, cotangents[0], start=a["start"], size=node.operands[0].shape, step=a["step"]
+            )
+        ]
 
     def jvp(self, node, tangents):
         return [apply(self, tangents[0], **node.attrs)]
@@ -351,16 +395,29 @@ def slice_(x: Tensor, start: Sequence[int], size: Sequence[int], step: Sequence[
     """Strided window of a tensor; the tensor itself where that is all of it."""
     if tuple(size) == x.shape and all(d == 1 for d in step):
         return x
-    return apply(Slice, x, start=tuple(map(int, start)), size=tuple(map(int, size)), step=tuple(map(int, step)))
+    return apply(
+        Slice,
+        x,
+        start=tuple(map(int, start)),
+        size=tuple(map(int, size)),
+        step=tuple(map(int, step)),
+    )
 
 
 @public
-def strided_slice(x: object, start: Sequence[int | None], stop: Sequence[int | None], step: Sequence[int] | None = None) -> Tensor:
+def strided_slice(
+    x: object,
+    start: Sequence[int | None],
+    stop: Sequence[int | None],
+    step: Sequence[int] | None = None,
+) -> Tensor:
     """x[start:stop:step] on the leading axes, with Python's rules. Catalogue 3.9 (`slice`)."""
     t = tensor_argument("slice", x)
     strides = step or (1,) * len(start)
     if not len(start) == len(stop) == len(strides) <= t.ndim:
-        raise ShapeError(f"slice: start, stop and step need one entry per axis, at most {t.ndim}, got {len(start)}, {len(stop)}, {len(strides)}")
+        raise ShapeError(
+            f"slice: start, stop and step need one entry per axis, at most {t.ndim}, got {len(start)}, {len(stop)}, {len(strides)}"
+        )
     return t[tuple(slice(a, b, c) for a, b, c in zip(start, stop, strides, strict=True))]
 
 
@@ -372,7 +429,9 @@ def crop(x: object, offset: Sequence[int], size: Sequence[int]) -> Tensor:
         raise ShapeError(f"crop: offset and size need one entry for each axis of {t.type}")
     for n, a, k in zip(t.shape, offset, size, strict=True):
         if a < 0 or k < 0 or a + k > n:
-            raise ShapeError(f"crop: offset {tuple(offset)} with size {tuple(size)} leaves {t.type}")
+            raise ShapeError(
+                f"crop: offset {tuple(offset)} with size {tuple(size)} leaves {t.type}"
+            )
     return slice_(t, offset, size, (1,) * t.ndim)
 
 
@@ -425,8 +484,14 @@ class Concat(NestOp):
         for t in types[1:]:
             if t.dtype != first.dtype:
                 raise GraphTypeError(f"concat: needs operands of one dtype, got {first} and {t}")
-            if t.ndim != first.ndim or any(a != b for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True)) if k != axis):
-                raise ShapeError(f"concat: {first} and {t} must have equal sizes on all axes but axis {axis}")
+            if t.ndim != first.ndim or any(
+                a != b
+                for k, (a, b) in enumerate(zip(t.shape, first.shape, strict=True))
+                if k != axis
+            ):
+                raise ShapeError(
+                    f"concat: {first} and {t} must have equal sizes on all axes but axis {axis}"
+                )
         total = sum(t.shape[axis] for t in types)
         return TensorType(first.dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))
 
@@ -457,7 +522,10 @@ class Concat(NestOp):
         return found
 
     def jvp(self, node, tangents):
-        parts = [d if d is not None else constant(np.zeros(t.shape, t.type.dtype)) for d, t in zip(tangents, node.operands, strict=True)]
+        parts = [
+            d if d is not None else constant(np.zeros(t.shape, t.type.dtype))
+            for d, t in zip(tangents, node.operands, strict=True)
+        ]
         return [apply(self, *parts, **node.attrs)]
 
     def simplify(self, node):
@@ -506,7 +574,9 @@ def split(x: object, sections: int | Sequence[int], axis: int = 0) -> tuple[Tens
     n = t.shape[a]
     if isinstance(sections, (int, np.integer)):
         if sections < 1 or n % sections:
-            raise ShapeError(f"split: axis {a} of {t.type} does not divide into {sections} equal parts")
+            raise ShapeError(
+                f"split: axis {a} of {t.type} does not divide into {sections} equal parts"
+            )
         cuts = [n // sections * k for k in range(1, sections)]
     else:
         cuts = [int(np.clip(c if c >= 0 else c + n, 0, n)) for c in sections]
@@ -525,7 +595,9 @@ class Pad(NestOp):
 
     name = "pad"
 
-    def infer(self, x: TensorType, value: TensorType, *, low: tuple[int, ...], high: tuple[int, ...]) -> TensorType:
+    def infer(
+        self, x: TensorType, value: TensorType, *, low: tuple[int, ...], high: tuple[int, ...]
+    ) -> TensorType:
         shape = tuple(a + n + b for a, n, b in zip(low, x.shape, high, strict=True))
         if value != TensorType(x.dtype, ()):
             raise GraphTypeError(f"pad: the value must be {TensorType(x.dtype, ())}, got {value}")
@@ -555,7 +627,10 @@ class Pad(NestOp):
         return [inner, total(g) - total(inner)]
 
     def jvp(self, node, tangents):
-        parts = [d if d is not None else constant(np.zeros(t.shape, t.type.dtype)) for d, t in zip(tangents, node.operands, strict=True)]
+        parts = [
+            d if d is not None else constant(np.zeros(t.shape, t.type.dtype))
+            for d, t in zip(tangents, node.operands, strict=True)
+        ]
         return [apply(self, *parts, **node.attrs)]
 
     def simplify(self, node):
@@ -563,7 +638,9 @@ class Pad(NestOp):
 
 
 @public
-def pad(x: object, pad_width: object, mode: str = "constant", constant_values: object = 0) -> Tensor:
+def pad(
+    x: object, pad_width: object, mode: str = "constant", constant_values: object = 0
+) -> Tensor:
     """x with a border, widths and modes as numpy.pad.
 
     `pad_width` is a number, one (before, after) pair, or a pair per axis; `mode` is 'constant',
@@ -574,18 +651,24 @@ def pad(x: object, pad_width: object, mode: str = "constant", constant_values: o
         widths = np.broadcast_to(np.asarray(pad_width, dtype=object), (t.ndim, 2))
         low, high = (tuple(map(operator.index, widths[:, k])) for k in (0, 1))
     except (ValueError, TypeError):
-        raise ShapeError(f"pad: pad_width {pad_width!r} does not fit {t.type}: give an int, a pair, or a pair per axis") from None
+        raise ShapeError(
+            f"pad: pad_width {pad_width!r} does not fit {t.type}: give an int, a pair, or a pair per axis"
+        ) from None
     if any(w < 0 for w in (*low, *high)):
         raise ShapeError(f"pad: widths must be >= 0, got {pad_width!r}")
     if mode == "constant":
         return apply(Pad, t, cast(as_tensor(constant_values), t.type.dtype), low=low, high=high)
     numpy_mode = {"replicate": "edge", "circular": "wrap"}.get(mode, mode)
     if numpy_mode not in ("reflect", "symmetric", "edge", "wrap"):
-        raise GraphTypeError(f"pad: mode is constant, reflect, symmetric, edge or wrap, got {mode!r}")
+        raise GraphTypeError(
+            f"pad: mode is constant, reflect, symmetric, edge or wrap, got {mode!r}"
+        )
     for k in range(t.ndim):
         if low[k] or high[k]:
             if t.shape[k] == 0:
-                raise ShapeError(f"pad: axis {k} of {t.type} is empty, mode {mode!r} has nothing to copy")
+                raise ShapeError(
+                    f"pad: axis {k} of {t.type} is empty, mode {mode!r} has nothing to copy"
+                )
             places = np.pad(np.arange(t.shape[k]), (low[k], high[k]), mode=numpy_mode)  # type: ignore[call-overload]
             t = FUNCTIONS["take"](t, places, axis=k)
     return t
@@ -613,11 +696,15 @@ class Iota(NestOp):
 def iota(shape: object, axis: int = 0, dtype: object = "int64") -> Tensor:
     """The position along one axis: result[i] = i[axis]."""
     sizes = as_shape(shape)
-    return apply(Iota, shape=sizes, axis=normalize_axis("iota", axis, len(sizes)), dtype=as_dtype(dtype))
+    return apply(
+        Iota, shape=sizes, axis=normalize_axis("iota", axis, len(sizes)), dtype=as_dtype(dtype)
+    )
 
 
 @public
-def arange(start: int | float, stop: int | float | None = None, step: int | float = 1, dtype: object = None) -> Tensor:
+def arange(
+    start: int | float, stop: int | float | None = None, step: int | float = 1, dtype: object = None
+) -> Tensor:
     """Values start, start + step, ... below stop, as a constant. Catalogue 3.8."""
     if step == 0:
         raise ShapeError("arange: step must not be 0")
@@ -684,4 +771,3 @@ def tile(x: object, reps: int | Sequence[int]) -> Tensor:
     inner = reshape(t, tuple(v for n in shape for v in (1, n)))
     wide = broadcast_to(inner, tuple(v for c, n in zip(counts, shape, strict=True) for v in (c, n)))
     return reshape(wide, tuple(c * n for c, n in zip(counts, shape, strict=True)))
-

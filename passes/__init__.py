@@ -1,6 +1,8 @@
 """Graph to graph. One file per pass; the pipelines stand here, in order, with the reasons."""
 
-assert __name__ == "staticgraph.passes", "import staticgraph.passes, not passes: the checkout folder is not the package"
+assert __name__ == "staticgraph.passes", (
+    "import staticgraph.passes, not passes: the checkout folder is not the package"
+)
 
 from staticgraph.passes.branches import dead_branches
 from staticgraph.passes.cse import cse
@@ -30,4 +32,14 @@ PIPELINES: dict[str, Pipeline] = {
     ),
 }
 
-__all__ = ["PIPELINES", "cse", "dead_branches", "fold", "fuse", "guard", "inline", "simplify", "sink"]
+__all__ = [
+    "PIPELINES",
+    "cse",
+    "dead_branches",
+    "fold",
+    "fuse",
+    "guard",
+    "inline",
+    "simplify",
+    "sink",
+]

@@ -113,7 +113,9 @@ class _Fuser:
                 return
         self.outside[id(node)] = self.reach(node)
 
-    def row_view(self, g: Group, node: Node, labels: tuple[int | None, ...]) -> tuple[int | None, ...] | None:
+    def row_view(
+        self, g: Group, node: Node, labels: tuple[int | None, ...]
+    ) -> tuple[int | None, ...] | None:
         operand, result = node.operands[0], node.results[0]
         if node.op.name == "reshape":
             if [n for n in operand.shape if n != 1] != [n for n in result.shape if n != 1]:
@@ -122,7 +124,10 @@ class _Fuser:
             return tuple(None if n == 1 else next(left) for n in result.shape)
         if node.op.name == "broadcast_to" and result.shape == g.shape:
             lead = result.ndim - operand.ndim
-            if all(n == 1 or a == k + lead for k, (a, n) in enumerate(zip(labels, operand.shape, strict=True))):
+            if all(
+                n == 1 or a == k + lead
+                for k, (a, n) in enumerate(zip(labels, operand.shape, strict=True))
+            ):
                 return tuple(range(len(g.shape)))
         return None
 
@@ -219,7 +224,14 @@ class _Fuser:
 
     def loaded(self, g: Group, node: Node) -> int:
         inside = {id(n) for n in g.nodes}
-        return len({o for n in (*g.nodes, node) for o in n.operands if id(o.node) not in inside and o.node.op is not CONSTANT})
+        return len(
+            {
+                o
+                for n in (*g.nodes, node)
+                for o in n.operands
+                if id(o.node) not in inside and o.node.op is not CONSTANT
+            }
+        )
 
     def reduction_fits(self, g: Group, node: Node) -> bool:
         over = node.attrs["axes"]
@@ -237,7 +249,10 @@ class _Fuser:
         return g.shape[-1] > TILE_ELEMENTS
 
     def only_full(self, g: Group, node: Node) -> bool:
-        return all(o.shape == g.shape or id(self.source(o).node) not in {id(n) for n in g.nodes} for o in node.operands)
+        return all(
+            o.shape == g.shape or id(self.source(o).node) not in {id(n) for n in g.nodes}
+            for o in node.operands
+        )
 
     def fits_full(self, g: Group, o: Tensor) -> bool:
         """An operand of a node over the whole domain: from outside, over all of it, or per row."""
@@ -250,11 +265,15 @@ class _Fuser:
         if labels is None:
             return False
         lead = len(g.shape) - o.ndim
-        return all(n == 1 or a == k + lead for k, (a, n) in enumerate(zip(labels, o.shape, strict=True)))
+        return all(
+            n == 1 or a == k + lead for k, (a, n) in enumerate(zip(labels, o.shape, strict=True))
+        )
 
     def fits_row(self, g: Group, o: Tensor, like: Tensor) -> bool:
         if self.group_of.get(id(o.node)) is not g:
-            return o.size == 1 or (o.shape == like.shape and self.group_of.get(id(self.source(o).node)) is not g)
+            return o.size == 1 or (
+                o.shape == like.shape and self.group_of.get(id(self.source(o).node)) is not g
+            )
         if o.size == 1:
             return False
         return o in g.labels and o.shape == like.shape and g.labels[o] == g.labels[like]
@@ -270,7 +289,12 @@ class _Fuser:
         """
         for node in reversed(self.graph.nodes):
             g = self.group_of.get(id(node))
-            if g is None or len(node.results) != 1 or node.results[0] in self.roots or node.results[0] in g.labels:
+            if (
+                g is None
+                or len(node.results) != 1
+                or node.results[0] in self.roots
+                or node.results[0] in g.labels
+            ):
                 continue
             homes = self.reader_groups(node, g)
             cone = self.cone(node, g) if homes else None
@@ -285,7 +309,12 @@ class _Fuser:
         found: dict[int, Group] = {}
         for reader in self.behind_views(node.results[0]):
             for h in self.homes(reader):
-                if h is None or h is g or h.shape != node.results[0].shape or reader.op.name in CONTRACTIONS:
+                if (
+                    h is None
+                    or h is g
+                    or h.shape != node.results[0].shape
+                    or reader.op.name in CONTRACTIONS
+                ):
                     return None
                 if len(h.nodes) >= MEMBERS or self.clones(h) != self.clones(g):
                     return None
@@ -330,7 +359,9 @@ class _Fuser:
                 readers = self.users.get(o, [])
                 if all(id(u) in found for u in readers) and o not in self.roots:
                     stack.append(m)
-                elif o in g.labels or not (o in self.roots or any(id(u) not in inside for u in self.behind_views(o))):
+                elif o in g.labels or not (
+                    o in self.roots or any(id(u) not in inside for u in self.behind_views(o))
+                ):
                     return None
         return list(found.values())
 
@@ -360,7 +391,9 @@ class _Fuser:
             other = b if a.contraction else a
             if other.contraction or other.inner is not None or other.sinks or other.labels:
                 return False
-            if not all(isinstance(n.op, Elementwise) and n.results[0].shape == a.shape for n in other.nodes):
+            if not all(
+                isinstance(n.op, Elementwise) and n.results[0].shape == a.shape for n in other.nodes
+            ):
                 return False
         if a.inner is not None and b.inner is not None and a.inner != b.inner:
             return False
@@ -476,7 +509,8 @@ class _Fuser:
             r
             for n in piece
             for r in n.results
-            if r in self.roots or any(id(u) not in inside and not self.has(u, n) for u in self.behind_views(r))
+            if r in self.roots
+            or any(id(u) not in inside and not self.has(u, n) for u in self.behind_views(r))
         ]
 
     def has(self, reader: Node, node: Node) -> bool:
@@ -507,4 +541,3 @@ class _Fuser:
             return [g.nodes]
         except CannotLower:
             return [[n] for n in g.nodes]
-

@@ -28,7 +28,6 @@ from staticgraph.threads import caller, check_threads
 from staticgraph.types import TensorType
 from staticgraph.verify import verify
 
-
 #: how each target makes kernels of a node, and a plan callable
 TARGETS = {"cpu": (code_of, link), "cuda": (cuda_code, cudarun.link)}
 
@@ -79,7 +78,9 @@ class Function:
         self.threads = None if options["threads"] is None else check_threads(options["threads"])
         records: list[PassRecord] = []
         # Bodies and tests of run-time indices are what a graph means, whatever the pipeline.
-        self.optimized: Graph = as_pipeline(options["pipeline"])(guard(inline(graph)), record=records)
+        self.optimized: Graph = as_pipeline(options["pipeline"])(
+            guard(inline(graph)), record=records
+        )
         planned = time.perf_counter()
         generate, bind = TARGETS[options["target"]]
         self.plan: Plan = build(self.optimized, generate)
@@ -109,7 +110,10 @@ class Function:
     def memory(self) -> Memory:
         """What one call allocates, and the least that any placement could."""
         plan = self.plan
-        live = [sum(b.size for b in plan.buffers if b.start <= i < b.stop) for i in range(len(plan.steps))]
+        live = [
+            sum(b.size for b in plan.buffers if b.start <= i < b.stop)
+            for i in range(len(plan.steps))
+        ]
         return Memory(
             peak_bytes=plan.arena_bytes,
             lower_bound_bytes=plan.lower_bound,
@@ -131,7 +135,12 @@ class Function:
             arrays = self._bind(arrays, named)
         for k, (dtype, shape) in enumerate(self._plain):
             a = arrays[k]
-            if not (type(a) is ndarray and a.dtype is dtype and a.shape == shape and a.flags.c_contiguous):
+            if not (
+                type(a) is ndarray
+                and a.dtype is dtype
+                and a.shape == shape
+                and a.flags.c_contiguous
+            ):
                 arrays = [*arrays[:k], self._convert(k, a), *arrays[k + 1 :]]
         outputs = None
         if out is not None:
@@ -143,7 +152,9 @@ class Function:
             results = self._run(arrays, outputs)
         return results[0] if self._single else tree.unflatten(self.form, results)
 
-    def _guarded(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray] | None) -> list[np.ndarray]:
+    def _guarded(
+        self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray] | None
+    ) -> list[np.ndarray]:
         """Run with the variables locked and the thread budget set."""
         budget = caller.budget
         taken = 0
@@ -162,28 +173,38 @@ class Function:
     def _bind(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
         """Arrays in the order of the inputs."""
         if len(arrays) > len(self.names):
-            raise InputError(f"call: takes {len(self.names)} inputs ({', '.join(self.names) or 'none'}), got {len(arrays)} arrays")
+            raise InputError(
+                f"call: takes {len(self.names)} inputs ({', '.join(self.names) or 'none'}), got {len(arrays)} arrays"
+            )
         given = dict(zip(self.names, arrays, strict=False))
         for name, a in named.items():
             if name not in self.names:
-                raise InputError(f"call: there is no input {name!r}; the inputs are {', '.join(self.names) or 'none'}")
+                raise InputError(
+                    f"call: there is no input {name!r}; the inputs are {', '.join(self.names) or 'none'}"
+                )
             if name in given:
                 raise InputError(f"call: input {name!r} is given by position and by name")
             given[name] = a
         missing = [n for n in self.names if n not in given]
         if missing:
-            raise InputError(f"call: input {missing[0]!r} ({self.types[self.names.index(missing[0])]}) is missing")
+            raise InputError(
+                f"call: input {missing[0]!r} ({self.types[self.names.index(missing[0])]}) is missing"
+            )
         return [given[n] for n in self.names]
 
     def _convert(self, k: int, a: Any) -> np.ndarray:
         """An argument that is not yet a contiguous array of the right type."""
         name, t = self.names[k], self.types[k]
         if isinstance(a, Tensor):
-            raise InputError(f"call: input {name!r} needs numbers, got a tensor of the graph ({a.type})")
+            raise InputError(
+                f"call: input {name!r} needs numbers, got a tensor of the graph ({a.type})"
+            )
         try:
             array = np.asarray(a)
         except (TypeError, ValueError) as error:
-            raise InputError(f"call: input {name!r} is {t}; cannot make an array of {type(a).__name__}: {error}") from None
+            raise InputError(
+                f"call: input {name!r} is {t}; cannot make an array of {type(a).__name__}: {error}"
+            ) from None
         if array.dtype.kind not in "biufc":
             raise InputError(f"call: input {name!r} is {t}; got an array of dtype {array.dtype}")
         if array.shape != t.shape:
@@ -205,7 +226,9 @@ class Function:
         for a, t in zip(leaves, self.graph.outputs, strict=True):
             fits = isinstance(a, np.ndarray) and a.dtype == t.type.dtype and a.shape == t.shape
             if not (fits and a.flags.c_contiguous and a.flags.writeable):
-                raise InputError(f"call: out= needs a writable contiguous array of {t.type}, got {_describe(a)}")
+                raise InputError(
+                    f"call: out= needs a writable contiguous array of {t.type}, got {_describe(a)}"
+                )
         for k, a in enumerate(arrays):
             if any(np.may_share_memory(a, o) for o in leaves):
                 arrays[k] = a.copy()
@@ -213,11 +236,20 @@ class Function:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write graph, variables and options to one file, for `sg.load`."""
-        archive.save_graph(path, self.graph, {"form": _pack(self.form), "options": {k: v for k, v in self.options.items() if k != "pipeline"}})
+        archive.save_graph(
+            path,
+            self.graph,
+            {
+                "form": _pack(self.form),
+                "options": {k: v for k, v in self.options.items() if k != "pipeline"},
+            },
+        )
 
     def __repr__(self) -> str:
         given = ", ".join(f"{n}: {t}" for n, t in zip(self.names, self.types, strict=True))
-        return f"<Function ({given}) of {len(self.plan.launches)} kernels, {self.plan.arena_bytes} B>"
+        return (
+            f"<Function ({given}) of {len(self.plan.launches)} kernels, {self.plan.arena_bytes} B>"
+        )
 
 
 def _describe(a: Any) -> str:
@@ -227,7 +259,9 @@ def _describe(a: Any) -> str:
 def load(path: str | os.PathLike, **options: Any) -> Function:
     """A function written by `Function.save`; options replace those it was compiled with."""
     graph, extra = archive.load_graph(path)
-    return Function(graph, _unpack(extra["form"]), {"pipeline": "default", **extra["options"], **options})
+    return Function(
+        graph, _unpack(extra["form"]), {"pipeline": "default", **extra["options"], **options}
+    )
 
 
 _KINDS = {"list": list, "tuple": tuple, "dict": dict}
@@ -258,13 +292,17 @@ def as_pipeline(pipeline: object) -> Pipeline:
         return pipeline
     if isinstance(pipeline, str):
         if pipeline not in PIPELINES:
-            raise GraphTypeError(f"compile: there is no pipeline {pipeline!r}; there are {', '.join(map(repr, PIPELINES))}")
+            raise GraphTypeError(
+                f"compile: there is no pipeline {pipeline!r}; there are {', '.join(map(repr, PIPELINES))}"
+            )
         return PIPELINES[pipeline]
     if isinstance(pipeline, (list, tuple)):
         return Pipeline(pipeline)
     if isinstance(pipeline, Pass):
         return Pipeline([pipeline])
-    raise GraphTypeError(f"compile: pipeline is a name, a Pipeline or a list of passes, got {type(pipeline).__name__}")
+    raise GraphTypeError(
+        f"compile: pipeline is a name, a Pipeline or a list of passes, got {type(pipeline).__name__}"
+    )
 
 
 def compile(
@@ -303,11 +341,24 @@ def compile(
         if names.count(name) > 1:
             raise InputError(f"compile: two inputs are named {name!r}; names must differ")
     graph = Graph(ordered, roots, changes)
-    options = {"pipeline": pipeline, "threads": threads, "target": target, "memory_budget": memory_budget}
+    options = {
+        "pipeline": pipeline,
+        "threads": threads,
+        "target": target,
+        "memory_budget": memory_budget,
+    }
     return Function(graph, form, options)
 
 
-_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS = {
+    "b": 1,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+}
 
 
 def budget_bytes(budget: object) -> int:
@@ -318,7 +369,9 @@ def budget_bytes(budget: object) -> int:
         found = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", budget)
         if found and found[2].lower() in _UNITS:
             return int(float(found[1]) * _UNITS[found[2].lower()])
-    raise BudgetError(f"compile: memory_budget is a number of bytes or a text such as '120MiB', got {budget!r}")
+    raise BudgetError(
+        f"compile: memory_budget is a number of bytes or a text such as '120MiB', got {budget!r}"
+    )
 
 
 def check_budget(budget: object, plan: Plan) -> None:
@@ -327,8 +380,13 @@ def check_budget(budget: object, plan: Plan) -> None:
         return
     allowed = budget_bytes(budget)
     if plan.arena_bytes > allowed:
-        at = max(range(len(plan.steps)), key=lambda i: sum(b.size for b in plan.buffers if b.start <= i < b.stop))
-        live = sorted((b for b in plan.buffers if b.start <= at < b.stop), key=lambda b: -b.size)[:3]
+        at = max(
+            range(len(plan.steps)),
+            key=lambda i: sum(b.size for b in plan.buffers if b.start <= i < b.stop),
+        )
+        live = sorted((b for b in plan.buffers if b.start <= at < b.stop), key=lambda b: -b.size)[
+            :3
+        ]
         largest = ", ".join(f"{b.what} ({b.size} B)" for b in live)
         raise BudgetError(
             f"compile: the plan needs {plan.arena_bytes} B, the budget is {allowed} B; at its peak live: {largest};"
@@ -347,7 +405,9 @@ def check_inputs(inputs: Sequence[Tensor], needed: Sequence[Tensor]) -> list[Ten
         raise InputError("compile: inputs= names a tensor twice")
     for t in needed:
         if t not in chosen:
-            raise InputError(f"compile: the outputs need input {t.node.attrs['name']!r}, which inputs= leaves out")
+            raise InputError(
+                f"compile: the outputs need input {t.node.attrs['name']!r}, which inputs= leaves out"
+            )
     return given
 
 
@@ -362,7 +422,9 @@ def check_updates(updates: Mapping[Variable, Tensor] | None) -> list[tuple[Varia
             raise ShapeError(f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}")
         if t.type.dtype != v.spec.dtype:
             if not np.can_cast(t.type.dtype, v.spec.dtype, "same_kind"):
-                raise GraphTypeError(f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}")
+                raise GraphTypeError(
+                    f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}"
+                )
             t = cast(t, v.spec.dtype)
         found.append((v, t))
     return found

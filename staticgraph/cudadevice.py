@@ -110,7 +110,12 @@ def _capability(cc: tuple[int, int]) -> Iterator[None]:
     if state() == "device":
         yield
         return
-    with _compiling, unittest.mock.patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=cc)):
+    with (
+        _compiling,
+        unittest.mock.patch.object(
+            dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=cc)
+        ),
+    ):
         yield
 
 

@@ -273,7 +273,14 @@ def _table() -> dict:
                 found[f"{name}_{code}"] = library(name, dtype)
             fmod = np.fmod if SIMULATED else library("fmod", dtype)
             own = {n: found[f"{n}_{code}"] for n in ("exp", "log1p", "floor", "copysign", "sqrt")}
-            _floats(define, T, **own, fmod=fmod, fabs=library("abs", dtype), mul=found[f"multiply_{code}"])
+            _floats(
+                define,
+                T,
+                **own,
+                fmod=fmod,
+                fabs=library("abs", dtype),
+                mul=found[f"multiply_{code}"],
+            )
         else:
             if is_unsigned(dtype):
                 define(_unsigned_sign(T), "sign")

@@ -30,7 +30,9 @@ def device() -> ModuleType:
     try:
         from staticgraph import cudadevice  # here, because it imports numba.cuda
     except ImportError as error:
-        raise TargetError(f"compile: target='cuda' needs numba.cuda ({error}); pip install 'numba-cuda[cu13]'") from error
+        raise TargetError(
+            f"compile: target='cuda' needs numba.cuda ({error}); pip install 'numba-cuda[cu13]'"
+        ) from error
     cudadevice.state()
     return cudadevice
 
@@ -61,7 +63,9 @@ def link(plan: Plan) -> CudaExecutable:
     kernels = []
     for launch in plan.launches:
         assert isinstance(launch, CudaLaunch)
-        kernels.append(CudaKernel(launch.name, launch.text, launch.tiles, launch.width, launch.dtypes))
+        kernels.append(
+            CudaKernel(launch.name, launch.text, launch.tiles, launch.width, launch.dtypes)
+        )
     return CudaExecutable(plan, kernels)
 
 
@@ -83,11 +87,15 @@ class CudaExecutable:
             gpu, made = device(), []
             for t in self.plan.constants:
                 made.append(gpu.allocate(t.type.nbytes))
-                gpu.upload(t.node.attrs["value"], gpu.part(made[-1], 0, t.type.nbytes, t.type.dtype))
+                gpu.upload(
+                    t.node.attrs["value"], gpu.part(made[-1], 0, t.type.nbytes, t.type.dtype)
+                )
             self.constants = made
         return self.constants
 
-    def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None) -> list[np.ndarray]:
+    def run(
+        self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None
+    ) -> list[np.ndarray]:
         """Run once. `arrays` are checked and contiguous; `outputs` may give the memory to fill."""
         if device().state() == "toolkit":
             raise TargetError(
@@ -117,7 +125,11 @@ class _Frame:
             "variable": [v.spec for v in plan.variables],
             "constant": [t.type for t in plan.constants],
         }
-        self.buffers = {space: [gpu.allocate(t.nbytes) for t in types] for space, types in self.types.items() if space != "constant"}
+        self.buffers = {
+            space: [gpu.allocate(t.nbytes) for t in types]
+            for space, types in self.types.items()
+            if space != "constant"
+        }
         self.buffers["constant"] = executable.constant_buffers()
         self.arena = gpu.allocate(plan.arena_bytes)
         self.updated = executable.updated
@@ -128,9 +140,16 @@ class _Frame:
         """The elements at a place of the plan."""
         if ref.space == "arena":
             b = self.plan.buffers[ref.index]
-            return self.gpu.part(self.arena, b.offset + ref.offset, (b.size if nbytes is None else nbytes), dtype)
+            return self.gpu.part(
+                self.arena, b.offset + ref.offset, (b.size if nbytes is None else nbytes), dtype
+            )
         whole = self.types[ref.space][ref.index].nbytes
-        return self.gpu.part(self.buffers[ref.space][ref.index], ref.offset, (whole - ref.offset if nbytes is None else nbytes), dtype)
+        return self.gpu.part(
+            self.buffers[ref.space][ref.index],
+            ref.offset,
+            (whole - ref.offset if nbytes is None else nbytes),
+            dtype,
+        )
 
     def whole(self, space: str) -> list[Any]:
         return [self.view(Ref(space, k), t.dtype) for k, t in enumerate(self.types[space])]
@@ -157,7 +176,9 @@ class _Frame:
     def fail(self, step: Step) -> None:
         raise NumericError(step.message, step.node.where if step.node is not None else None)
 
-    def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None) -> list[np.ndarray]:
+    def run(
+        self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray] | None
+    ) -> list[np.ndarray]:
         gpu, variables = self.gpu, self.plan.variables
         for array, target in zip(arrays, self.whole("input"), strict=True):
             gpu.upload(array, target)
@@ -172,7 +193,10 @@ class _Frame:
         results = [np.empty(t.shape, t.dtype) for t in types] if outputs is None else list(outputs)
         for source, result in zip(self.whole("output"), results, strict=True):
             gpu.download(source, result)
-        fresh = [(variables[k].storage, gpu.download(state[k], np.empty_like(variables[k].storage))) for k in self.updated]
+        fresh = [
+            (variables[k].storage, gpu.download(state[k], np.empty_like(variables[k].storage)))
+            for k in self.updated
+        ]
         try:
             _assign(fresh)
         except BaseException:  # Ctrl-C between two variables: finish, then say so

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-
 from staticgraph import tree
 from staticgraph.compile import Function, compile, spec_of
 from staticgraph.errors import GraphTypeError, InputError, user_frame
@@ -107,8 +106,12 @@ class Traced:
         bound = inspect.BoundArguments(self.signature, arguments)
         outputs = self.function(*bound.args, **bound.kwargs)
         leaves, _ = tree.flatten(outputs)
-        if not leaves or not all(isinstance(t, (Tensor, int, float, complex, np.ndarray)) for t in leaves):
-            raise GraphTypeError(f"{self.function.__name__}: must return tensors, returned {type(outputs).__name__}")
+        if not leaves or not all(
+            isinstance(t, (Tensor, int, float, complex, np.ndarray)) for t in leaves
+        ):
+            raise GraphTypeError(
+                f"{self.function.__name__}: must return tensors, returned {type(outputs).__name__}"
+            )
         return compile(outputs, inputs, **self.options)
 
 

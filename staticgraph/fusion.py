@@ -33,7 +33,9 @@ class Fusion(Op):
             raise GraphTypeError("fusion: operands and inputs of the body differ in type")
         return tuple(t.type for t in body.outputs)
 
-    def reference(self, operands: Sequence[np.ndarray], types: Sequence[TensorType], *, body: Graph) -> list[np.ndarray]:
+    def reference(
+        self, operands: Sequence[np.ndarray], types: Sequence[TensorType], *, body: Graph
+    ) -> list[np.ndarray]:
         return run(body, operands)
 
 
@@ -73,7 +75,9 @@ def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
 
 
-def reshaped_strides(old: Sequence[int], strides: Sequence[int], new: Sequence[int]) -> tuple[int, ...] | None:
+def reshaped_strides(
+    old: Sequence[int], strides: Sequence[int], new: Sequence[int]
+) -> tuple[int, ...] | None:
     """Strides after a reshape without a copy, None where there are none."""
     if strides == contiguous(old):
         return contiguous(new)
@@ -124,7 +128,9 @@ def make(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> tuple[Node, dict[T
         if node.op is CONSTANT and t.size == 1 and t not in solid:
             inside[t] = t
             return t
-        if t not in solid and (node.op.name in VIEWS or node.op.name == "iota" or id(node) in members):
+        if t not in solid and (
+            node.op.name in VIEWS or node.op.name == "iota" or id(node) in members
+        ):
             made = node.with_operands([value(o) for o in node.operands])
             inside.update(zip(node.results, made.results, strict=True))
             return inside[t]
@@ -138,7 +144,9 @@ def make(nodes: Sequence[Node], outputs: Sequence[Tensor]) -> tuple[Node, dict[T
         made = node.with_operands([value(o) for o in node.operands])
         inside.update(zip(node.results, made.results, strict=True))
     body = Graph(inputs, [inside[t] for t in outputs])
-    fused = Node(FUSION, tuple(operands), {"body": body}, tuple(t.type for t in outputs), nodes[-1].where)
+    fused = Node(
+        FUSION, tuple(operands), {"body": body}, tuple(t.type for t in outputs), nodes[-1].where
+    )
     return fused, dict(zip(outputs, fused.results, strict=True))
 
 

@@ -28,7 +28,11 @@ def grad(y: Tensor, xs: Any, cotangent: object = None) -> Any:
     cotangent and for dtypes that have no derivative.
     """
     if not isinstance(y, Tensor):
-        hint = "; for the gradient of a sum, sg.ops.add_n(list)" if isinstance(y, (list, tuple)) else ""
+        hint = (
+            "; for the gradient of a sum, sg.ops.add_n(list)"
+            if isinstance(y, (list, tuple))
+            else ""
+        )
         raise GradientError(f"grad: y must be a tensor, got {type(y).__name__}{hint}")
     if cotangent is None and y.size != 1:
         raise GradientError(
@@ -66,7 +70,9 @@ def vjp(ys: Any, xs: Any, cotangents: Any) -> Any:
             raise ShapeError(f"grad: the cotangent of {y.type} must have its shape, got {c.type}")
         seeds.append((y, cast(c, y.type.dtype)))
     found = pullback(seeds, x_list)
-    return tree.unflatten(form, [g if g is not None else _zeros(x) for g, x in zip(found, x_list, strict=True)])
+    return tree.unflatten(
+        form, [g if g is not None else _zeros(x) for g, x in zip(found, x_list, strict=True)]
+    )
 
 
 def _needs_float(what: str, t: Tensor, role: str) -> None:
@@ -101,12 +107,16 @@ def pullback(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> li
             with building(where=node.where):
                 pulled = node.op.vjp(node, cotangents)
             if len(pulled) != len(node.operands):
-                raise GradientError(f"{node.op.name}: its gradient rule returned {len(pulled)} values for {len(node.operands)} operands")
+                raise GradientError(
+                    f"{node.op.name}: its gradient rule returned {len(pulled)} values for {len(node.operands)} operands"
+                )
             for t, g in zip(node.operands, pulled, strict=True):
                 if g is None or t not in active:
                     continue
                 if g.type != t.type:
-                    raise GradientError(f"{node.op.name}: gradient {g.type} for an operand {t.type}", node.where)
+                    raise GradientError(
+                        f"{node.op.name}: gradient {g.type} for an operand {t.type}", node.where
+                    )
                 adjoint.setdefault(t, []).append(g)
         return [final.get(x) for x in xs]
 
@@ -139,7 +149,9 @@ def jvp(ys: Any, xs: Any, tangents: Any) -> Any:
             raise ShapeError(f"jvp: the tangent of {x.type} must have its shape, got {t.type}")
         start[x] = cast(t, x.type.dtype)
     found = pushforward(y_list, start)
-    return tree.unflatten(form, [t if t is not None else _zeros(y) for t, y in zip(found, y_list, strict=True)])
+    return tree.unflatten(
+        form, [t if t is not None else _zeros(y) for t, y in zip(found, y_list, strict=True)]
+    )
 
 
 def pushforward(ys: Sequence[Tensor], start: Mapping[Tensor, Tensor]) -> list[Tensor | None]:
@@ -179,7 +191,9 @@ def _push(node: Node, incoming: Sequence[Tensor | None]) -> Sequence[Tensor | No
         else:
             from_inputs.append(None)
     pulled = node.op.vjp(node, from_inputs)
-    seeds = [(g, t) for g, t in zip(pulled, incoming, strict=True) if g is not None and t is not None]
+    seeds = [
+        (g, t) for g, t in zip(pulled, incoming, strict=True) if g is not None and t is not None
+    ]
     if not seeds:
         return [None] * len(node.results)
     pushed = iter(pullback(seeds, dummies))
@@ -208,7 +222,9 @@ def jacobian(y: Tensor, x: Any) -> Any:
             found.append(reshape(table, (*y.shape, *item.shape)))
         else:
             columns = [jvp(y, item, _basis(item, k)) for k in range(item.size)]
-            table = stack(columns, -1) if columns else FUNCTIONS["zeros"]((*y.shape, 0), y.type.dtype)
+            table = (
+                stack(columns, -1) if columns else FUNCTIONS["zeros"]((*y.shape, 0), y.type.dtype)
+            )
             found.append(reshape(table, (*y.shape, *item.shape)))
     return tree.unflatten(form, found)
 
@@ -222,11 +238,13 @@ def _basis(t: Tensor, k: int) -> Tensor:
 def hessian(y: Tensor, x: Any) -> Any:
     """Second derivatives of scalar `y`: shape x.shape + x.shape."""
     if not isinstance(y, Tensor) or y.size != 1:
-        raise GradientError(f"hessian: y must be a scalar tensor, got {getattr(y, 'type', type(y).__name__)}")
+        raise GradientError(
+            f"hessian: y must be a scalar tensor, got {getattr(y, 'type', type(y).__name__)}"
+        )
     x_list, form = tree.flatten(x)
     if len(x_list) == 1:
         return tree.unflatten(form, [jacobian(grad(y, x_list[0]), x_list[0])])
     first = grad(y, x_list)
-    return tree.unflatten(form, [tree.unflatten(form, [jacobian(g, b) for b in x_list]) for g in first])
-
-
+    return tree.unflatten(
+        form, [tree.unflatten(form, [jacobian(g, b) for b in x_list]) for g in first]
+    )

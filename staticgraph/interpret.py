@@ -12,7 +12,9 @@ from staticgraph.nest import evaluate
 from staticgraph.op import NestOp
 
 
-def run(graph: Graph, inputs: Sequence[np.ndarray], variables: Mapping | None = None) -> list[np.ndarray]:
+def run(
+    graph: Graph, inputs: Sequence[np.ndarray], variables: Mapping | None = None
+) -> list[np.ndarray]:
     """Values of the graph's roots: outputs, then new values of updated variables."""
     values: dict[Tensor, np.ndarray] = dict(zip(graph.inputs, map(np.asarray, inputs), strict=True))
     for node in graph.nodes:
@@ -22,7 +24,9 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], variables: Mapping | None = 
     return [values[t] for t in graph.roots]
 
 
-def results_of(node: Node, operands: Sequence[np.ndarray], variables: Mapping | None = None) -> list[np.ndarray]:
+def results_of(
+    node: Node, operands: Sequence[np.ndarray], variables: Mapping | None = None
+) -> list[np.ndarray]:
     """The results of one node."""
     op = node.op
     if op is CONSTANT:
@@ -33,7 +37,10 @@ def results_of(node: Node, operands: Sequence[np.ndarray], variables: Mapping | 
     reference = getattr(op, "reference", None)
     if reference is not None:
         made = reference(operands, node.types, **node.attrs)
-        return [np.asarray(a, dtype=t.dtype).reshape(t.shape) for a, t in zip(made, node.types, strict=True)]
+        return [
+            np.asarray(a, dtype=t.dtype).reshape(t.shape)
+            for a, t in zip(made, node.types, strict=True)
+        ]
     if isinstance(op, NestOp):
         nest = op.nest([t.type for t in node.operands], node.results[0].type, **node.attrs)
         return [evaluate(nest, operands)]

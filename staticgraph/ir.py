@@ -60,7 +60,11 @@ def building(
     clone: int | None = None,
 ) -> Iterator[None]:
     """While active, new nodes carry `where` and `clone`, and `hook` may offer tensors in their place."""
-    old = getattr(_context, "where", None), getattr(_context, "hook", None), getattr(_context, "clone", 0)
+    old = (
+        getattr(_context, "where", None),
+        getattr(_context, "hook", None),
+        getattr(_context, "clone", 0),
+    )
     _context.where = where or old[0]
     _context.hook = hook or old[1]
     _context.clone = old[2] if clone is None else clone
@@ -119,7 +123,9 @@ class Node:
     def with_operands(self, operands: Sequence[Tensor], *, clone: int | None = None) -> Node:
         """The same application on operands of the same types; itself where nothing changes."""
         clone = self.clone if clone is None else clone
-        if clone == self.clone and all(a is b for a, b in zip(operands, self.operands, strict=True)):
+        if clone == self.clone and all(
+            a is b for a, b in zip(operands, self.operands, strict=True)
+        ):
             return self
         return Node(self.op, tuple(operands), self.attrs, self.types, self.where, clone)
 
@@ -145,7 +151,11 @@ class Node:
 def freeze(value: Any) -> Any:
     """A hashable stand-in of an attribute."""
     if isinstance(value, np.ndarray):
-        return (value.dtype.str, value.shape, value.tobytes()) if value.size <= 64 else ("array", id(value))
+        return (
+            (value.dtype.str, value.shape, value.tobytes())
+            if value.size <= 64
+            else ("array", id(value))
+        )
     if isinstance(value, (tuple, list)):
         return tuple(freeze(v) for v in value)
     if isinstance(value, dict):
@@ -337,7 +347,9 @@ class Tensor:
         return FUNCTIONS[name](*operands)
 
     def __float__(self) -> float:
-        raise GraphTypeError(f"a tensor ({self.type}) is no Python number; compile it and call the result")
+        raise GraphTypeError(
+            f"a tensor ({self.type}) is no Python number; compile it and call the result"
+        )
 
     __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
 
@@ -364,7 +376,9 @@ def postorder(roots: Iterable[Tensor], stop: Callable[[Node], bool] | None = Non
             seen.add(id(node))
             stack.append((node, True))
             if stop is None or not stop(node):
-                stack.extend((t.node, False) for t in reversed(node.operands) if id(t.node) not in seen)
+                stack.extend(
+                    (t.node, False) for t in reversed(node.operands) if id(t.node) not in seen
+                )
     return order
 
 
@@ -421,7 +435,9 @@ class Variable(Tensor):
     @value.setter
     def value(self, new: object) -> None:
         array = np.asarray(new)
-        if array.shape != self.spec.shape or not np.can_cast(array.dtype, self.spec.dtype, "same_kind"):
+        if array.shape != self.spec.shape or not np.can_cast(
+            array.dtype, self.spec.dtype, "same_kind"
+        ):
             raise ShapeError(
                 f"variable {self.name!r} is {self.spec}; it cannot take {array.dtype}{list(array.shape)}"
             )
@@ -453,7 +469,9 @@ class Graph:
         self.updates = tuple(updates.items() if isinstance(updates, Mapping) else updates)
         for t in (*self.inputs, *self.roots):
             if not isinstance(t, Tensor):
-                raise GraphTypeError(f"Graph: inputs, outputs and updates are tensors, got {type(t).__name__}")
+                raise GraphTypeError(
+                    f"Graph: inputs, outputs and updates are tensors, got {type(t).__name__}"
+                )
         self._nodes: list[Node] | None = None
 
     @property
@@ -482,9 +500,13 @@ class Graph:
     def with_roots(self, roots: Sequence[Tensor]) -> Graph:
         """The same inputs and updated variables with other tensors in place of `roots`."""
         k = len(self.outputs)
-        return Graph(self.inputs, roots[:k], tuple(zip((v for v, _ in self.updates), roots[k:], strict=True)))
+        return Graph(
+            self.inputs, roots[:k], tuple(zip((v for v, _ in self.updates), roots[k:], strict=True))
+        )
 
-    def rebuild(self, visit: Callable[[Node, tuple[Tensor, ...]], Sequence[Tensor] | Node | None]) -> Graph:
+    def rebuild(
+        self, visit: Callable[[Node, tuple[Tensor, ...]], Sequence[Tensor] | Node | None]
+    ) -> Graph:
         """Visit nodes operands first with their new operands; the visitor returns the replacement.
 
         It may return a node, a sequence of tensors (one per result), or None to keep the node as it
@@ -526,14 +548,18 @@ class Graph:
                 continue
             identity = node.clone or clone if node.operands else node.clone
             made = node.with_operands([new.get(t, t) for t in node.operands], clone=identity)
-            new.update(zip(node.results, made.results if made is node else offered(made), strict=True))
+            new.update(
+                zip(node.results, made.results if made is node else offered(made), strict=True)
+            )
         return tuple(new.get(t, t) for t in self.outputs)
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def __repr__(self) -> str:
-        return f"<Graph of {len(self)} nodes, {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
+        return (
+            f"<Graph of {len(self)} nodes, {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
+        )
 
 
 def constant_of(t: Tensor) -> np.ndarray | None:

@@ -104,7 +104,9 @@ def _load(e: Expr, args: list[np.ndarray], operands: Sequence[np.ndarray]) -> np
         return array[tuple(args)]
     *index, guard = args
     if array.size == 0:
-        return np.broadcast_to(np.array(e.value[1], e.dtype), np.broadcast_shapes(*(a.shape for a in args)))  # type: ignore[index]
+        return np.broadcast_to(
+            np.array(e.value[1], e.dtype), np.broadcast_shapes(*(a.shape for a in args))
+        )  # type: ignore[index]
     inside = tuple(np.clip(i, 0, n - 1) for i, n in zip(index, array.shape, strict=True))
     return np.where(guard, array[inside], np.array(e.value[1], e.dtype))  # type: ignore[index]
 

@@ -137,7 +137,9 @@ def promoted(op: str, xs: Sequence[object], *, floating: bool = False) -> list[T
     """Operands of one dtype; with `floating`, integers become the default float first."""
     for i, x in enumerate(xs):
         if isinstance(x, (str, bytes, dict, set)) or x is None or callable(x):
-            raise GraphTypeError(f"{op}: operand {i} must be a tensor, array or number, got {type(x).__name__}")
+            raise GraphTypeError(
+                f"{op}: operand {i} must be a tensor, array or number, got {type(x).__name__}"
+            )
     xs = [x if is_scalar(x) else as_tensor(x) for x in xs]
     dtype = common_dtype(op, xs)
     if floating and not is_differentiable(dtype):
@@ -171,7 +173,12 @@ def normalize_axes(op: str, axis: object, ndim: int) -> tuple[int, ...]:
 class Elementwise(NestOp):
     """result[i] = expr(operands at i), operands broadcast against each other."""
 
-    def __init__(self, name: str, function: Callable[..., s.Expr], rule: Callable[..., Sequence[s.Expr | None]] | None = None):
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., s.Expr],
+        rule: Callable[..., Sequence[s.Expr | None]] | None = None,
+    ):
         self.name = name
         self.function = function
         self.rule = rule
@@ -186,12 +193,16 @@ class Elementwise(NestOp):
         """The scalar expression for operands of these types."""
         return self._expr(tuple(t.dtype for t in types), tuple(sorted(attrs.items())))
 
-    def pulled(self, types: Sequence[TensorType], attrs: dict[str, Any], g: s.Expr) -> Sequence[s.Expr | None]:
+    def pulled(
+        self, types: Sequence[TensorType], attrs: dict[str, Any], g: s.Expr
+    ) -> Sequence[s.Expr | None]:
         """Cotangents of the operands for cotangent `g`: by the op's own rule, else from the table."""
         if self.rule is None:
             return s.vjp(self.expr(types, attrs), len(types), g)
         result = self.expr(types, attrs).dtype
-        return self.rule(g, s.out(result), *(s.arg(i, t.dtype) for i, t in enumerate(types)), **attrs)
+        return self.rule(
+            g, s.out(result), *(s.arg(i, t.dtype) for i, t in enumerate(types)), **attrs
+        )
 
     def infer(self, *types: TensorType, **attrs: Any) -> TensorType:
         shape = broadcast_shapes(*(t.shape for t in types))
@@ -221,7 +232,9 @@ class Elementwise(NestOp):
         lift = Lifter((*node.operands, g), node.results[0])
         sum_to = FUNCTIONS["sum_to"]
         return [
-            sum_to(_full(lift(e), node.results[0].shape), t.shape) if e is not None and is_differentiable(t.type.dtype) else None
+            sum_to(_full(lift(e), node.results[0].shape), t.shape)
+            if e is not None and is_differentiable(t.type.dtype)
+            else None
             for e, t in zip(pulled, node.operands, strict=True)
         ]
 
@@ -236,7 +249,9 @@ class Elementwise(NestOp):
         for i, t in enumerate(tangents):
             if t is None:
                 continue
-            pulled = self.pulled([o.type for o in node.operands], node.attrs, s.arg(n, out.type.dtype))[i]
+            pulled = self.pulled(
+                [o.type for o in node.operands], node.attrs, s.arg(n, out.type.dtype)
+            )[i]
             if pulled is None:
                 continue
             # The cotangent has the result's dtype; a cast in between changes that of the tangent.
@@ -249,17 +264,27 @@ class Elementwise(NestOp):
         """Apply the rewrites of the expression constructors to whole tensors."""
         operands = node.operands
         consts = [_uniform(t) for t in operands]
-        if all(c is None for c in consts) and len({id(t) for t in operands}) == len(operands) and self.name not in ("negative", "cast", "conj", "real"):
+        if (
+            all(c is None for c in consts)
+            and len({id(t) for t in operands}) == len(operands)
+            and self.name not in ("negative", "cast", "conj", "real")
+        ):
             return None
         leaves = []
         for i, (t, c) in enumerate(zip(operands, consts, strict=True)):
             first = next(j for j, u in enumerate(operands) if u is t)
-            leaves.append(s.const(c, t.type.dtype) if c is not None else s.arg(min(i, first), t.type.dtype))
+            leaves.append(
+                s.const(c, t.type.dtype) if c is not None else s.arg(min(i, first), t.type.dtype)
+            )
         result = s.substitute(self.expr([t.type for t in operands], node.attrs), leaves)
         out = node.results[0]
         if result.name == "arg":
             return [_full(operands[result.value], out.shape)]  # type: ignore[index]
-        if result.name == "const" and len(operands) > 1 and self.name in ("where", "logical_and", "logical_or"):
+        if (
+            result.name == "const"
+            and len(operands) > 1
+            and self.name in ("where", "logical_and", "logical_or")
+        ):
             return [_full(constant(result.value, result.dtype), out.shape)]
         if result.name == "negative" and self.name == "multiply" and result.args[0].name == "arg":
             return [_full(FUNCTIONS["negative"](operands[result.args[0].value]), out.shape)]  # type: ignore[index]
@@ -368,7 +393,9 @@ def primitive(name: str, doc: str, *, public_name: str | None = None) -> Callabl
     return _public_elementwise(run, public_name or name, doc, parameters)
 
 
-def _public_elementwise(run: Callable, name: str, doc: str, parameters: list[inspect.Parameter]) -> Callable:
+def _public_elementwise(
+    run: Callable, name: str, doc: str, parameters: list[inspect.Parameter]
+) -> Callable:
     signature = inspect.Signature(parameters)
     known = [p.name for p in parameters]
     positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -384,7 +411,9 @@ def _public_elementwise(run: Callable, name: str, doc: str, parameters: list[ins
             if p in kwargs:
                 args.append(kwargs.pop(p))
         if len(args) != len(positional):
-            raise GraphTypeError(f"{name}: takes {len(positional)} operands ({', '.join(positional)}), got {len(args)}")
+            raise GraphTypeError(
+                f"{name}: takes {len(positional)} operands ({', '.join(positional)}), got {len(args)}"
+            )
         return run(*args, **kwargs)
 
     function.__name__ = function.__qualname__ = name

@@ -35,7 +35,9 @@ class Pass:
             raise GraphTypeError(f"pass {self.name!r}: needs a Graph, got {type(graph).__name__}")
         made = self.function(graph, **{**self.options, **options})
         if not isinstance(made, Graph):
-            raise GraphTypeError(f"pass {self.name!r}: must return a Graph, returned {type(made).__name__}")
+            raise GraphTypeError(
+                f"pass {self.name!r}: must return a Graph, returned {type(made).__name__}"
+            )
         return made
 
     def with_options(self, **options: Any) -> Pass:
@@ -55,15 +57,17 @@ def graph_pass(function: Callable[..., Graph]) -> Pass:
 def in_bodies(function: Callable[..., Graph]) -> Callable[..., Graph]:
     """Make a pass enter the bodies of nodes (branches of a `cond`), innermost first.
 
-        @graph_pass
-        @in_bodies
-        def cse(graph): ...
+    @graph_pass
+    @in_bodies
+    def cse(graph): ...
     """
 
     @functools.wraps(function)
     def run(graph: Graph, **options: Any) -> Graph:
         if any(node.op.bodies for node in graph.nodes):
-            graph = graph.rebuild(lambda node, operands: map_bodies(node.with_operands(operands), run, **options))
+            graph = graph.rebuild(
+                lambda node, operands: map_bodies(node.with_operands(operands), run, **options)
+            )
         return function(graph, **options)
 
     return run
@@ -114,7 +118,9 @@ class Pipeline:
     passes: tuple[Pass, ...]
     verify: bool = False
 
-    def __init__(self, passes: Iterable[Pass | Callable[[Graph], Graph]] = (), *, verify: bool = False):
+    def __init__(
+        self, passes: Iterable[Pass | Callable[[Graph], Graph]] = (), *, verify: bool = False
+    ):
         made = tuple(p if isinstance(p, Pass) else graph_pass(p) for p in passes)
         object.__setattr__(self, "passes", made)
         object.__setattr__(self, "verify", verify)
@@ -132,7 +138,11 @@ class Pipeline:
                 error.add_note(f"while running pass {p.name!r} on a graph of {before} nodes")
                 raise
             if record is not None:
-                record.append(PassRecord(p.name, time.perf_counter() - start, before, len(after), tuple(notes)))
+                record.append(
+                    PassRecord(
+                        p.name, time.perf_counter() - start, before, len(after), tuple(notes)
+                    )
+                )
             graph = after
         return graph
 

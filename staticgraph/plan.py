@@ -83,18 +83,26 @@ class Plan:
         return max((launch.scratch for launch in self.launches), default=0)
 
     def __str__(self) -> str:
-        lines = [f"plan ({len(self.launches)} kernels, arena {self.arena_bytes} B, live {self.lower_bound} B)"]
+        lines = [
+            f"plan ({len(self.launches)} kernels, arena {self.arena_bytes} B, live {self.lower_bound} B)"
+        ]
         for i, step in enumerate(self.steps):
             lines.append(f"  step {i:<3} {self._step(step)}")
         for i, b in enumerate(self.buffers):
-            lines.append(f"  buffer arena{i} [{b.offset}:{b.offset + b.size}] steps {b.start}..{b.stop - 1}  {b.what}")
+            lines.append(
+                f"  buffer arena{i} [{b.offset}:{b.offset + b.size}] steps {b.start}..{b.stop - 1}  {b.what}"
+            )
         return "\n".join(lines) + "\n"
 
     def _step(self, step: Step) -> str:
         if step.kind == "kernel":
             assert step.launch is not None
             refs = ", ".join(map(str, step.refs))
-            where = f"  [{shorten(step.node.where)}]" if step.node is not None and step.node.where else ""
+            where = (
+                f"  [{shorten(step.node.where)}]"
+                if step.node is not None and step.node.where
+                else ""
+            )
             return f"{step.launch.name:<28} tiles {step.launch.tiles:<5}{'parallel ' if step.launch.parallel else ''}({refs}){where}"
         if step.kind == "jump_if_false":
             return f"jump to {step.target} if not {step.refs[0]}"
@@ -114,7 +122,12 @@ def build(graph: Graph, generate: Callable[[Node, str], Code] = code_of) -> Plan
 
 def is_free(node: Node) -> bool:
     """Nodes that compute nothing: leaves, and results that are the memory of the first operand."""
-    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in ("reshape", "stop_gradient", "check", "late")
+    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in (
+        "reshape",
+        "stop_gradient",
+        "check",
+        "late",
+    )
 
 
 def may_fail(node: Node) -> bool:
@@ -168,7 +181,9 @@ class _Planner:
             self.step(Step("commit"))
         for source, target, n in moved:
             self.step(Step("copy", (source, target), nbytes=n))
-        layout = offsets.assign([offsets.Block(b.size, b.start, b.stop) for b in self.buffers], align=ALIGN)
+        layout = offsets.assign(
+            [offsets.Block(b.size, b.start, b.stop) for b in self.buffers], align=ALIGN
+        )
         for b, at in zip(self.buffers, layout.offsets, strict=True):
             b.offset = at
         return Plan(
@@ -261,7 +276,14 @@ class _Planner:
 
     # -- steps ------------------------------------------------------------------------------------
 
-    def emit(self, graph: Graph, order: Sequence[Node], *, top: bool, targets: dict[Tensor, Ref] | None = None) -> None:
+    def emit(
+        self,
+        graph: Graph,
+        order: Sequence[Node],
+        *,
+        top: bool,
+        targets: dict[Tensor, Ref] | None = None,
+    ) -> None:
         """Steps of a graph; in a body, `targets` says where its results go."""
         last: dict[Tensor, float] = {}
         for i, node in enumerate(order):
@@ -272,7 +294,14 @@ class _Planner:
         targets = self.targets if top else (targets or {})
         for i, node in enumerate(order):
             if node.op.name == "check":
-                self.step(Step("check", (self.place(node.operands[1]),), node=node, message=node.attrs["message"]))
+                self.step(
+                    Step(
+                        "check",
+                        (self.place(node.operands[1]),),
+                        node=node,
+                        message=node.attrs["message"],
+                    )
+                )
             elif is_free(node):
                 continue
             elif node.op.name == "cond":
@@ -280,7 +309,9 @@ class _Planner:
             else:
                 self.emit_kernels(node, i, last, targets, top)
 
-    def emit_kernels(self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool) -> None:
+    def emit_kernels(
+        self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool
+    ) -> None:
         code = self.code(node)
         self.commit(node, top)
         pairs = code.inplace
@@ -292,7 +323,10 @@ class _Planner:
             if ref is None:
                 ref = self.new_buffer(r.type.nbytes, kernel_name(node), node.where)
             self.places[r] = ref
-        work = [self.new_buffer(n, f"workspace of {kernel_name(node)}", node.where) for n in code.workspace]
+        work = [
+            self.new_buffer(n, f"workspace of {kernel_name(node)}", node.where)
+            for n in code.workspace
+        ]
         for launch in code.launches:
             refs = []
             for kind, k in launch.buffers:
@@ -305,7 +339,13 @@ class _Planner:
                 else:
                     operand, start = code.starts[k]
                     base = self.place(node.operands[operand])
-                    refs.append(Ref(base.space, base.index, base.offset + start * ITEMSIZE[node.operands[operand].type.dtype]))
+                    refs.append(
+                        Ref(
+                            base.space,
+                            base.index,
+                            base.offset + start * ITEMSIZE[node.operands[operand].type.dtype],
+                        )
+                    )
             self.step(Step("kernel", tuple(refs), launch, node))
         # What a node is given stays alive until its last kernel, what it makes from its first on.
         for t in (*node.operands, *node.results):
@@ -313,7 +353,15 @@ class _Planner:
             if ref.space == "arena":
                 self.buffers[ref.index].stop = max(self.buffers[ref.index].stop, len(self.steps))
 
-    def reuse(self, node: Node, k: int, pairs: frozenset, i: int, last: dict[Tensor, float], taken: set[int]) -> Ref | None:
+    def reuse(
+        self,
+        node: Node,
+        k: int,
+        pairs: frozenset,
+        i: int,
+        last: dict[Tensor, float],
+        taken: set[int],
+    ) -> Ref | None:
         """The buffer of an operand that nobody reads again, where the kernel may write over it."""
         for result, operand in sorted(pairs):
             if result != k:
@@ -321,7 +369,13 @@ class _Planner:
             t = node.operands[operand]
             base = schedule.owner(t, is_free)
             ref = self.places.get(base)
-            if ref is None or ref.space != "arena" or ref.index in taken or last.get(base, 0) != i or base.node.op is INPUT:
+            if (
+                ref is None
+                or ref.space != "arena"
+                or ref.index in taken
+                or last.get(base, 0) != i
+                or base.node.op is INPUT
+            ):
                 continue
             if sum(1 for o in node.operands if schedule.owner(o, is_free) is base) > 1:
                 continue
@@ -331,13 +385,17 @@ class _Planner:
             return ref
         return None
 
-    def emit_cond(self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool) -> None:
+    def emit_cond(
+        self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool
+    ) -> None:
         """Jump over the branch not taken; both write their results to the same places."""
         self.commit(node, top)
         results = []
         taken: set[int] = set()
         for r in node.results:
-            ref = targets.get(r) or self.reuse(node, r.index, self.handed_on(node, r), i, last, taken)
+            ref = targets.get(r) or self.reuse(
+                node, r.index, self.handed_on(node, r), i, last, taken
+            )
             ref = ref or self.new_buffer(r.type.nbytes, "cond", node.where)
             self.places[r] = ref
             results.append(ref)
@@ -362,7 +420,9 @@ class _Planner:
         for body in (node.attrs["then"], node.attrs["orelse"]):
             base = schedule.owner(body.outputs[r.index], is_free)
             for k, inner in enumerate(body.inputs, 1):
-                if inner is base and self.replaces(node, r, {schedule.owner(node.operands[k], is_free)}):
+                if inner is base and self.replaces(
+                    node, r, {schedule.owner(node.operands[k], is_free)}
+                ):
                     found.add((r.index, k))
         return frozenset(found)
 
@@ -410,7 +470,9 @@ def _readers(graph: Graph, old: set[Tensor]) -> list[Node]:
     if not old:
         return []
     return [
-        n for n in graph.nodes if not is_free(n) and any(schedule.owner(o, is_free) in old for o in n.operands)
+        n
+        for n in graph.nodes
+        if not is_free(n) and any(schedule.owner(o, is_free) in old for o in n.operands)
     ]
 
 
@@ -460,7 +522,10 @@ def kernel_name(node: Node) -> str:
     body = node.attrs.get("body")
     if body is None:
         return node.op.name
-    names = [n.op.name for n in body.nodes if n.op not in (INPUT, CONSTANT) and n.op.name not in ("reshape", "broadcast_to")]
+    names = [
+        n.op.name
+        for n in body.nodes
+        if n.op not in (INPUT, CONSTANT) and n.op.name not in ("reshape", "broadcast_to")
+    ]
     text = "_".join(dict.fromkeys(names)) or "copy"
     return text if len(text) <= 40 else text[:36].rstrip("_") + f"_{len(names)}"
-

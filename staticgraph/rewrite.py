@@ -17,7 +17,17 @@ from staticgraph.types import is_float
 
 #: results above this many elements stay symbolic: a constant is data that must be stored
 FOLD_LIMIT = 1 << 14
-_MOVES = ("reshape", "transpose", "broadcast_to", "slice", "unslice", "flip", "concat", "pad", "iota")
+_MOVES = (
+    "reshape",
+    "transpose",
+    "broadcast_to",
+    "slice",
+    "unslice",
+    "flip",
+    "concat",
+    "pad",
+    "iota",
+)
 
 
 class Builder:
@@ -48,7 +58,9 @@ def rewritten(node: Node, rule: Callable[[Node], Sequence[Tensor] | None]) -> Se
     results: Sequence[Tensor] = node.results
     for _ in range(8):
         first = results[0].node if results else node
-        if len(results) != len(first.results) or any(a is not b for a, b in zip(results, first.results, strict=True)):
+        if len(results) != len(first.results) or any(
+            a is not b for a, b in zip(results, first.results, strict=True)
+        ):
             return results
         made = rule(first) if first.op.pure and first.op not in (INPUT, VARIABLE) else None
         if made is None:
@@ -64,14 +76,19 @@ def fold(node: Node) -> Sequence[Tensor] | None:
     if isinstance(node.op, Elementwise) and node.results[0].size != 1:
         values = [uniform_value(t) for t in node.operands]
         if all(v is not None for v in values) and is_exact(node):
-            scalars = [constant(v, t.type.dtype) for v, t in zip(values, node.operands, strict=True)]
+            scalars = [
+                constant(v, t.type.dtype) for v, t in zip(values, node.operands, strict=True)
+            ]
             single = apply(node.op, *scalars, **node.attrs)
             return [FUNCTIONS["broadcast_to"](single, node.results[0].shape)]
     if node.results[0].size > FOLD_LIMIT:
         return None
     if any(t.node.op is not CONSTANT for t in node.operands) or not is_exact(node):
         return None
-    if node.op.name in ("broadcast_to", "transpose", "slice", "flip", "iota") and node.results[0].size > 64:
+    if (
+        node.op.name in ("broadcast_to", "transpose", "slice", "flip", "iota")
+        and node.results[0].size > 64
+    ):
         return None  # readers map the index themselves; a copy would be one more array to keep
     values = [t.node.attrs["value"] for t in node.operands]
     types = [t.type for t in node.operands]
@@ -84,13 +101,15 @@ def is_exact(node: Node) -> bool:
     op = node.op
     if isinstance(op, Elementwise) and op.name != "stop_gradient":
         e = op.expr([t.type for t in node.operands], node.attrs)
-        return all(x.name not in s.PRIMS or s.PRIMS[x.name].exact for x in s.postorder([e])) and not any(
-            x.dtype.startswith("complex") for x in s.postorder([e])
-        )
+        return all(
+            x.name not in s.PRIMS or s.PRIMS[x.name].exact for x in s.postorder([e])
+        ) and not any(x.dtype.startswith("complex") for x in s.postorder([e]))
     if isinstance(op, NestOp) and op.name in _MOVES:
         return True
     if op.name in ("sum", "prod", "max", "min", "any", "all"):
-        return op.name not in ("sum", "prod") or not node.results[0].type.dtype.startswith(("float", "complex"))
+        return op.name not in ("sum", "prod") or not node.results[0].type.dtype.startswith(
+            ("float", "complex")
+        )
     return False
 
 
@@ -105,7 +124,11 @@ def collect(node: Node) -> Sequence[Tensor] | None:
         return None
     if name == "multiply":
         (a, x), (b, y) = (_factor(t) for t in node.operands)
-        if (a, b) == (1.0, 1.0) or (x is node.operands[0] and b == 1.0) or (y is node.operands[1] and a == 1.0):
+        if (
+            (a, b) == (1.0, 1.0)
+            or (x is node.operands[0] and b == 1.0)
+            or (y is node.operands[1] and a == 1.0)
+        ):
             return None
         if x is None or y is None:
             rest = x if y is None else y

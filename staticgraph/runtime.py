@@ -57,7 +57,9 @@ class Executable:
             at += 1
         return frame, arena
 
-    def recycled(self, shape: tuple[int, ...], dtype: np.dtype, pool: list[np.ndarray]) -> np.ndarray:
+    def recycled(
+        self, shape: tuple[int, ...], dtype: np.dtype, pool: list[np.ndarray]
+    ) -> np.ndarray:
         """Memory of an earlier result that no one holds any more, else fresh."""
         for base in pool:
             if sys.getrefcount(base) == 3:  # the pool, the loop variable and the argument here
@@ -68,7 +70,9 @@ class Executable:
             return base.view()
         return base
 
-    def run(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray] | None) -> list[np.ndarray]:
+    def run(
+        self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray] | None
+    ) -> list[np.ndarray]:
         """Run once. `arrays` are checked and contiguous; `outputs` may give the memory to fill."""
         try:
             held = self.frames.pop()
@@ -117,7 +121,9 @@ def link(plan: Plan) -> Executable:
         if step.kind == "kernel":
             launch = step.launch
             assert launch is not None
-            rows.append([w.KERNEL, next(ready).address, launch.tiles, first, int(launch.parallel), 0, 0, 0])
+            rows.append(
+                [w.KERNEL, next(ready).address, launch.tiles, first, int(launch.parallel), 0, 0, 0]
+            )
             work += launch.flops
         elif step.kind == "jump_if_false":
             rows.append([w.JUMP_IF_FALSE, first, step.target, 0, 0, 0, 0, 0])

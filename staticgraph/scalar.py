@@ -38,27 +38,68 @@ class Expr:
     dtype: str
     value: object
 
-    def __add__(self, other): return call("add", self, other)
-    def __radd__(self, other): return call("add", other, self)
-    def __sub__(self, other): return call("subtract", self, other)
-    def __rsub__(self, other): return call("subtract", other, self)
-    def __mul__(self, other): return call("multiply", self, other)
-    def __rmul__(self, other): return call("multiply", other, self)
-    def __truediv__(self, other): return call("divide", self, other)
-    def __rtruediv__(self, other): return call("divide", other, self)
-    def __floordiv__(self, other): return call("floor_divide", self, other)
-    def __mod__(self, other): return call("remainder", self, other)
-    def __neg__(self): return call("negative", self)
-    def __lt__(self, other): return call("less", self, other)
-    def __le__(self, other): return call("less_equal", self, other)
-    def __gt__(self, other): return call("greater", self, other)
-    def __ge__(self, other): return call("greater_equal", self, other)
-    def __and__(self, other): return call("bitwise_and", self, other)
-    def __or__(self, other): return call("bitwise_or", self, other)
-    def __xor__(self, other): return call("bitwise_xor", self, other)
-    def __lshift__(self, other): return call("left_shift", self, other)
-    def __rshift__(self, other): return call("right_shift", self, other)
-    def __invert__(self): return call("bitwise_invert", self)
+    def __add__(self, other):
+        return call("add", self, other)
+
+    def __radd__(self, other):
+        return call("add", other, self)
+
+    def __sub__(self, other):
+        return call("subtract", self, other)
+
+    def __rsub__(self, other):
+        return call("subtract", other, self)
+
+    def __mul__(self, other):
+        return call("multiply", self, other)
+
+    def __rmul__(self, other):
+        return call("multiply", other, self)
+
+    def __truediv__(self, other):
+        return call("divide", self, other)
+
+    def __rtruediv__(self, other):
+        return call("divide", other, self)
+
+    def __floordiv__(self, other):
+        return call("floor_divide", self, other)
+
+    def __mod__(self, other):
+        return call("remainder", self, other)
+
+    def __neg__(self):
+        return call("negative", self)
+
+    def __lt__(self, other):
+        return call("less", self, other)
+
+    def __le__(self, other):
+        return call("less_equal", self, other)
+
+    def __gt__(self, other):
+        return call("greater", self, other)
+
+    def __ge__(self, other):
+        return call("greater_equal", self, other)
+
+    def __and__(self, other):
+        return call("bitwise_and", self, other)
+
+    def __or__(self, other):
+        return call("bitwise_or", self, other)
+
+    def __xor__(self, other):
+        return call("bitwise_xor", self, other)
+
+    def __lshift__(self, other):
+        return call("left_shift", self, other)
+
+    def __rshift__(self, other):
+        return call("right_shift", self, other)
+
+    def __invert__(self):
+        return call("bitwise_invert", self)
 
     def __repr__(self) -> str:
         return show(self)
@@ -93,13 +134,25 @@ def out(dtype: str) -> Expr:
 
 def const(value: object, dtype: str) -> Expr:
     """A literal of a dtype."""
-    kind = bool if is_bool(dtype) else int if is_integer(dtype) else complex if is_complex(dtype) else float
+    kind = (
+        bool
+        if is_bool(dtype)
+        else int
+        if is_integer(dtype)
+        else complex
+        if is_complex(dtype)
+        else float
+    )
     try:
         value = kind(value)  # type: ignore[arg-type]
     except (OverflowError, ValueError):
         raise GraphTypeError(f"const: {value!r} is no {dtype}") from None
     if dtype == "float32" and math.isfinite(value):
-        value = float(np.float32(value)) if abs(value) <= 3.4028235677973366e38 else math.copysign(math.inf, value)
+        value = (
+            float(np.float32(value))
+            if abs(value) <= 3.4028235677973366e38
+            else math.copysign(math.inf, value)
+        )
     return _intern("const", (), dtype, value)
 
 
@@ -108,7 +161,13 @@ def axis(k: int) -> Expr:
     return _intern("axis", (), "int64", k)
 
 
-def load(operand: int, index: Sequence[Expr | int], dtype: str, guard: Expr | None = None, fill: object = 0) -> Expr:
+def load(
+    operand: int,
+    index: Sequence[Expr | int],
+    dtype: str,
+    guard: Expr | None = None,
+    fill: object = 0,
+) -> Expr:
     """Element of `operand` at the index; `fill` where `guard` is false, without touching memory."""
     items = tuple(const(i, "int64") if isinstance(i, int) else i for i in index)
     if guard is None:
@@ -133,7 +192,9 @@ class Prim:
     kind: str  # type rule, see result_dtype
     numpy: Callable
     cpu: str  # infix operator or function of codegen.vector
-    cuda: str  # for numba.cuda: operands {0} {1} {2}, code {t} of their dtype, functions of cudamath
+    cuda: (
+        str  # for numba.cuda: operands {0} {1} {2}, code {t} of their dtype, functions of cudamath
+    )
     vjp: Callable | None  # (g, out, *args) -> cotangent per argument; None: constant
     exact: bool  # IEEE leaves one possible result, so folding at compile time keeps the bits
 
@@ -356,7 +417,9 @@ _erfc = np.vectorize(math.erfc, otypes=[float])
 
 def _keep(f: Callable) -> Callable:
     """Compute in float64 and return the operand's dtype."""
-    return lambda x: np.asarray(f(np.asarray(x, np.float64)), np.float64).astype(np.asarray(x).dtype)
+    return lambda x: np.asarray(f(np.asarray(x, np.float64)), np.float64).astype(
+        np.asarray(x).dtype
+    )
 
 
 def _np_sigmoid(x):
@@ -399,59 +462,304 @@ PRIMS: dict[str, Prim] = {
     for p in (
         # name, kind, NumPy, CPU (operator or vector function), CUDA, cotangents (g, out, *args), exact
         _row("add", "arith", np.add, "+", "({0} + {1})", lambda g, o, x, y: (g, g), True),
-        _row("subtract", "arith", np.subtract, "-", "({0} - {1})", lambda g, o, x, y: (g, -g), True),
-        _row("multiply", "arith", np.multiply, "*", "multiply_{t}({0}, {1})", lambda g, o, x, y: (g * conj(y), g * conj(x)), True),
-        _row("divide", "float2", np.divide, "/", "({0} / {1})", lambda g, o, x, y: (g / conj(y), -(g * conj(o)) / conj(y)), True),
-        _row("floor_divide", "arith", _int_safe(np.floor_divide), "//", "floor_divide_{t}({0}, {1})", None, True),
-        _row("remainder", "arith", _int_safe(np.remainder), "%", "remainder_{t}({0}, {1})",
-             lambda g, o, x, y: (g, -(g * call("floor", x / y))), True),
+        _row(
+            "subtract", "arith", np.subtract, "-", "({0} - {1})", lambda g, o, x, y: (g, -g), True
+        ),
+        _row(
+            "multiply",
+            "arith",
+            np.multiply,
+            "*",
+            "multiply_{t}({0}, {1})",
+            lambda g, o, x, y: (g * conj(y), g * conj(x)),
+            True,
+        ),
+        _row(
+            "divide",
+            "float2",
+            np.divide,
+            "/",
+            "({0} / {1})",
+            lambda g, o, x, y: (g / conj(y), -(g * conj(o)) / conj(y)),
+            True,
+        ),
+        _row(
+            "floor_divide",
+            "arith",
+            _int_safe(np.floor_divide),
+            "//",
+            "floor_divide_{t}({0}, {1})",
+            None,
+            True,
+        ),
+        _row(
+            "remainder",
+            "arith",
+            _int_safe(np.remainder),
+            "%",
+            "remainder_{t}({0}, {1})",
+            lambda g, o, x, y: (g, -(g * call("floor", x / y))),
+            True,
+        ),
         _row("power", "float2", _int_safe(np.power), "power", "power_{t}({0}, {1})", _power_vjp),
-        _row("maximum", "order", np.maximum, "maximum", "maximum_{t}({0}, {1})",
-             lambda g, o, x, y: (_tie(g, x, y, "greater"), _tie(g, y, x, "greater")), True),
-        _row("minimum", "order", np.minimum, "minimum", "minimum_{t}({0}, {1})",
-             lambda g, o, x, y: (_tie(g, x, y, "less"), _tie(g, y, x, "less")), True),
+        _row(
+            "maximum",
+            "order",
+            np.maximum,
+            "maximum",
+            "maximum_{t}({0}, {1})",
+            lambda g, o, x, y: (_tie(g, x, y, "greater"), _tie(g, y, x, "greater")),
+            True,
+        ),
+        _row(
+            "minimum",
+            "order",
+            np.minimum,
+            "minimum",
+            "minimum_{t}({0}, {1})",
+            lambda g, o, x, y: (_tie(g, x, y, "less"), _tie(g, y, x, "less")),
+            True,
+        ),
         _row("atan2", "float2", np.arctan2, "atan2", "atan2_{t}({0}, {1})", _atan2_vjp),
         _row("hypot", "float2", np.hypot, "hypot", "hypot_{t}({0}, {1})", _hypot_vjp),
-        _row("logaddexp", "float2", np.logaddexp, "logaddexp", "logaddexp_{t}({0}, {1})",
-             lambda g, o, x, y: (g * call("sigmoid", x - y), g * call("sigmoid", y - x))),
-        _row("copysign", "float2", np.copysign, "copysign", "copysign_{t}({0}, {1})",
-             lambda g, o, x, y: (g * call("sign", x) * call("copysign", const(1, y.dtype), y), None), True),
+        _row(
+            "logaddexp",
+            "float2",
+            np.logaddexp,
+            "logaddexp",
+            "logaddexp_{t}({0}, {1})",
+            lambda g, o, x, y: (g * call("sigmoid", x - y), g * call("sigmoid", y - x)),
+        ),
+        _row(
+            "copysign",
+            "float2",
+            np.copysign,
+            "copysign",
+            "copysign_{t}({0}, {1})",
+            lambda g, o, x, y: (g * call("sign", x) * call("copysign", const(1, y.dtype), y), None),
+            True,
+        ),
         _row("negative", "unary", np.negative, "-", "(-{0})", lambda g, o, x: (-g,), True),
         _row("abs", "modulus", np.abs, "abs_", "abs_{t}({0})", _abs_vjp, True),
         _row("sign", "unary", np.sign, "sign", "sign_{t}({0})", None, True),
-        _row("square", "unary", np.square, "square", "multiply_{t}({0}, {0})", lambda g, o, x: (g * (2 * conj(x)),), True),
-        _row("reciprocal", "float1", np.reciprocal, "reciprocal", "reciprocal_{t}({0})", lambda g, o, x: (-g * conj(o * o),), True),
-        _row("sqrt", "float1", np.sqrt, "sqrt", "sqrt_{t}({0})", lambda g, o, x: (g * 0.5 / conj(o),), True),
-        _row("rsqrt", "float1", lambda x: (1 / np.sqrt(x)).astype(x.dtype), "rsqrt", "rsqrt_{t}({0})",
-             lambda g, o, x: (g * -0.5 * conj(o * o * o),)),
-        _row("cbrt", "float1", np.cbrt, "cbrt", "cbrt_{t}({0})", lambda g, o, x: (g / (3.0 * o * o),)),
+        _row(
+            "square",
+            "unary",
+            np.square,
+            "square",
+            "multiply_{t}({0}, {0})",
+            lambda g, o, x: (g * (2 * conj(x)),),
+            True,
+        ),
+        _row(
+            "reciprocal",
+            "float1",
+            np.reciprocal,
+            "reciprocal",
+            "reciprocal_{t}({0})",
+            lambda g, o, x: (-g * conj(o * o),),
+            True,
+        ),
+        _row(
+            "sqrt",
+            "float1",
+            np.sqrt,
+            "sqrt",
+            "sqrt_{t}({0})",
+            lambda g, o, x: (g * 0.5 / conj(o),),
+            True,
+        ),
+        _row(
+            "rsqrt",
+            "float1",
+            lambda x: (1 / np.sqrt(x)).astype(x.dtype),
+            "rsqrt",
+            "rsqrt_{t}({0})",
+            lambda g, o, x: (g * -0.5 * conj(o * o * o),),
+        ),
+        _row(
+            "cbrt", "float1", np.cbrt, "cbrt", "cbrt_{t}({0})", lambda g, o, x: (g / (3.0 * o * o),)
+        ),
         _row("exp", "float1", np.exp, "exp", "exp_{t}({0})", lambda g, o, x: (g * conj(o),)),
-        _row("exp2", "float1", np.exp2, "exp2", "exp2_{t}({0})", lambda g, o, x: (g * (o * math.log(2.0)),)),
-        _row("expm1", "float1", np.expm1, "expm1", "expm1_{t}({0})", lambda g, o, x: (g * (o + 1.0),)),
+        _row(
+            "exp2",
+            "float1",
+            np.exp2,
+            "exp2",
+            "exp2_{t}({0})",
+            lambda g, o, x: (g * (o * math.log(2.0)),),
+        ),
+        _row(
+            "expm1", "float1", np.expm1, "expm1", "expm1_{t}({0})", lambda g, o, x: (g * (o + 1.0),)
+        ),
         _row("log", "float1", np.log, "log", "log_{t}({0})", lambda g, o, x: (g / conj(x),)),
-        _row("log1p", "float1", np.log1p, "log1p", "log1p_{t}({0})", lambda g, o, x: (g / (x + 1.0),)),
-        _row("log2", "float1", np.log2, "log2", "log2_{t}({0})", lambda g, o, x: (g / (x * math.log(2.0)),)),
-        _row("log10", "float1", np.log10, "log10", "log10_{t}({0})", lambda g, o, x: (g / (x * math.log(10.0)),)),
-        _row("sin", "float1", np.sin, "sin", "sin_{t}({0})", lambda g, o, x: (g * conj(call("cos", x)),)),
-        _row("cos", "float1", np.cos, "cos", "cos_{t}({0})", lambda g, o, x: (-(g * conj(call("sin", x))),)),
-        _row("tan", "float1", np.tan, "tan", "tan_{t}({0})", lambda g, o, x: (g * conj(1.0 + o * o),)),
-        _row("asin", "float1", np.arcsin, "asin", "asin_{t}({0})", _inverse(lambda x: _sqrt(1.0 - x * x))),
-        _row("acos", "float1", np.arccos, "acos", "acos_{t}({0})", _inverse(lambda x: -_sqrt(1.0 - x * x))),
+        _row(
+            "log1p", "float1", np.log1p, "log1p", "log1p_{t}({0})", lambda g, o, x: (g / (x + 1.0),)
+        ),
+        _row(
+            "log2",
+            "float1",
+            np.log2,
+            "log2",
+            "log2_{t}({0})",
+            lambda g, o, x: (g / (x * math.log(2.0)),),
+        ),
+        _row(
+            "log10",
+            "float1",
+            np.log10,
+            "log10",
+            "log10_{t}({0})",
+            lambda g, o, x: (g / (x * math.log(10.0)),),
+        ),
+        _row(
+            "sin",
+            "float1",
+            np.sin,
+            "sin",
+            "sin_{t}({0})",
+            lambda g, o, x: (g * conj(call("cos", x)),),
+        ),
+        _row(
+            "cos",
+            "float1",
+            np.cos,
+            "cos",
+            "cos_{t}({0})",
+            lambda g, o, x: (-(g * conj(call("sin", x))),),
+        ),
+        _row(
+            "tan", "float1", np.tan, "tan", "tan_{t}({0})", lambda g, o, x: (g * conj(1.0 + o * o),)
+        ),
+        _row(
+            "asin",
+            "float1",
+            np.arcsin,
+            "asin",
+            "asin_{t}({0})",
+            _inverse(lambda x: _sqrt(1.0 - x * x)),
+        ),
+        _row(
+            "acos",
+            "float1",
+            np.arccos,
+            "acos",
+            "acos_{t}({0})",
+            _inverse(lambda x: -_sqrt(1.0 - x * x)),
+        ),
         _row("atan", "float1", np.arctan, "atan", "atan_{t}({0})", _inverse(lambda x: 1.0 + x * x)),
-        _row("sinh", "float1", np.sinh, "sinh", "sinh_{t}({0})", lambda g, o, x: (g * conj(call("cosh", x)),)),
-        _row("cosh", "float1", np.cosh, "cosh", "cosh_{t}({0})", lambda g, o, x: (g * conj(call("sinh", x)),)),
-        _row("tanh", "float1", np.tanh, "tanh", "tanh_{t}({0})", lambda g, o, x: (g * conj(1.0 - o * o),)),
-        _row("asinh", "float1", np.arcsinh, "asinh", "asinh_{t}({0})", _inverse(lambda x: _sqrt(x * x + 1.0))),
-        _row("acosh", "float1", np.arccosh, "acosh", "acosh_{t}({0})", _inverse(lambda x: _sqrt(x * x - 1.0))),
-        _row("atanh", "float1", np.arctanh, "atanh", "atanh_{t}({0})", _inverse(lambda x: 1.0 - x * x)),
-        _row("erf", "float1", _keep(_erf), "erf", "erf_{t}({0})", lambda g, o, x: (g * (_erf_scale * call("exp", -(x * x))),)),
-        _row("erfc", "float1", _keep(_erfc), "erfc", "erfc_{t}({0})", lambda g, o, x: (-(g * (_erf_scale * call("exp", -(x * x)))),)),
-        _row("erfinv", "float1", _keep(_np_erfinv), "erfinv", "erfinv_{t}({0})", lambda g, o, x: (g * (call("exp", o * o) / _erf_scale),)),
-        _row("ndtr", "float1", _keep(_np_ndtr), "ndtr", "ndtr_{t}({0})", lambda g, o, x: (g * _npdf(x),)),
-        _row("sigmoid", "float1", _np_sigmoid, "sigmoid", "sigmoid_{t}({0})", lambda g, o, x: (g * (o * (1.0 - o)),)),
-        _row("softplus", "float1", _np_softplus, "softplus", "softplus_{t}({0})", lambda g, o, x: (g * call("sigmoid", x),)),
-        _row("log_sigmoid", "float1", lambda x: -_np_softplus(-x), "log_sigmoid", "log_sigmoid_{t}({0})", lambda g, o, x: (g * call("sigmoid", -x),)),
-        _row("gelu_tanh", "float1", _keep(_np_gelu_tanh), "gelu_tanh", "gelu_tanh_{t}({0})", _gelu_tanh_vjp),
+        _row(
+            "sinh",
+            "float1",
+            np.sinh,
+            "sinh",
+            "sinh_{t}({0})",
+            lambda g, o, x: (g * conj(call("cosh", x)),),
+        ),
+        _row(
+            "cosh",
+            "float1",
+            np.cosh,
+            "cosh",
+            "cosh_{t}({0})",
+            lambda g, o, x: (g * conj(call("sinh", x)),),
+        ),
+        _row(
+            "tanh",
+            "float1",
+            np.tanh,
+            "tanh",
+            "tanh_{t}({0})",
+            lambda g, o, x: (g * conj(1.0 - o * o),),
+        ),
+        _row(
+            "asinh",
+            "float1",
+            np.arcsinh,
+            "asinh",
+            "asinh_{t}({0})",
+            _inverse(lambda x: _sqrt(x * x + 1.0)),
+        ),
+        _row(
+            "acosh",
+            "float1",
+            np.arccosh,
+            "acosh",
+            "acosh_{t}({0})",
+            _inverse(lambda x: _sqrt(x * x - 1.0)),
+        ),
+        _row(
+            "atanh",
+            "float1",
+            np.arctanh,
+            "atanh",
+            "atanh_{t}({0})",
+            _inverse(lambda x: 1.0 - x * x),
+        ),
+        _row(
+            "erf",
+            "float1",
+            _keep(_erf),
+            "erf",
+            "erf_{t}({0})",
+            lambda g, o, x: (g * (_erf_scale * call("exp", -(x * x))),),
+        ),
+        _row(
+            "erfc",
+            "float1",
+            _keep(_erfc),
+            "erfc",
+            "erfc_{t}({0})",
+            lambda g, o, x: (-(g * (_erf_scale * call("exp", -(x * x)))),),
+        ),
+        _row(
+            "erfinv",
+            "float1",
+            _keep(_np_erfinv),
+            "erfinv",
+            "erfinv_{t}({0})",
+            lambda g, o, x: (g * (call("exp", o * o) / _erf_scale),),
+        ),
+        _row(
+            "ndtr",
+            "float1",
+            _keep(_np_ndtr),
+            "ndtr",
+            "ndtr_{t}({0})",
+            lambda g, o, x: (g * _npdf(x),),
+        ),
+        _row(
+            "sigmoid",
+            "float1",
+            _np_sigmoid,
+            "sigmoid",
+            "sigmoid_{t}({0})",
+            lambda g, o, x: (g * (o * (1.0 - o)),),
+        ),
+        _row(
+            "softplus",
+            "float1",
+            _np_softplus,
+            "softplus",
+            "softplus_{t}({0})",
+            lambda g, o, x: (g * call("sigmoid", x),),
+        ),
+        _row(
+            "log_sigmoid",
+            "float1",
+            lambda x: -_np_softplus(-x),
+            "log_sigmoid",
+            "log_sigmoid_{t}({0})",
+            lambda g, o, x: (g * call("sigmoid", -x),),
+        ),
+        _row(
+            "gelu_tanh",
+            "float1",
+            _keep(_np_gelu_tanh),
+            "gelu_tanh",
+            "gelu_tanh_{t}({0})",
+            _gelu_tanh_vjp,
+        ),
         _row("floor", "real1", np.floor, "floor", "floor_{t}({0})", None, True),
         _row("ceil", "real1", np.ceil, "ceil", "ceil_{t}({0})", None, True),
         _row("trunc", "real1", np.trunc, "trunc", "trunc_{t}({0})", None, True),
@@ -476,13 +784,45 @@ PRIMS: dict[str, Prim] = {
         _row("bitwise_invert", "bit1", np.invert, "~", "bitwise_invert_{t}({0})", None, True),
         _row("left_shift", "shift", np.left_shift, "<<", "left_shift_{t}({0}, {1})", None, True),
         _row("right_shift", "shift", np.right_shift, ">>", "right_shift_{t}({0}, {1})", None, True),
-        _row("where", "where", np.where, "select", "({1} if {0} else {2})",
-             lambda g, o, c, x, y: (None, where(c, g, 0), where(c, const(0, g.dtype), g)), True),
-        _row("conj", "unary", np.conj, "conj", "({0}).conjugate()", lambda g, o, x: (conj(g),), True),
-        _row("real", "realpart", np.real, "real", "({0}).real", lambda g, o, x: (call("complex", g, const(0, g.dtype)),), True),
-        _row("imag", "realpart", np.imag, "imag", "({0}).imag", lambda g, o, x: (call("complex", const(0, g.dtype), g),), True),
-        _row("complex", "complex", lambda x, y: x + 1j * y, "complex_", "complex({0}, {1})",
-             lambda g, o, x, y: (call("real", g), call("imag", g)), True),
+        _row(
+            "where",
+            "where",
+            np.where,
+            "select",
+            "({1} if {0} else {2})",
+            lambda g, o, c, x, y: (None, where(c, g, 0), where(c, const(0, g.dtype), g)),
+            True,
+        ),
+        _row(
+            "conj", "unary", np.conj, "conj", "({0}).conjugate()", lambda g, o, x: (conj(g),), True
+        ),
+        _row(
+            "real",
+            "realpart",
+            np.real,
+            "real",
+            "({0}).real",
+            lambda g, o, x: (call("complex", g, const(0, g.dtype)),),
+            True,
+        ),
+        _row(
+            "imag",
+            "realpart",
+            np.imag,
+            "imag",
+            "({0}).imag",
+            lambda g, o, x: (call("complex", const(0, g.dtype), g),),
+            True,
+        ),
+        _row(
+            "complex",
+            "complex",
+            lambda x, y: x + 1j * y,
+            "complex_",
+            "complex({0}, {1})",
+            lambda g, o, x, y: (call("real", g), call("imag", g)),
+            True,
+        ),
     )
 }
 

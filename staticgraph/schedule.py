@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from staticgraph.ir import Graph, Node, Tensor
 
 
-def order(graph: Graph, free: Callable[[Node], bool], after: Sequence[tuple[Node, Node]] = ()) -> list[Node]:
+def order(
+    graph: Graph, free: Callable[[Node], bool], after: Sequence[tuple[Node, Node]] = ()
+) -> list[Node]:
     """Nodes of the graph in the order of the plan.
 
     `free` marks nodes that compute nothing (leaves and views); `after` adds pairs (first, then).
@@ -50,7 +52,9 @@ def peak(graph: Graph, nodes: Sequence[Node], free: Callable[[Node], bool]) -> i
     return most
 
 
-def _edges(nodes: Sequence[Node], after: Sequence[tuple[Node, Node]]) -> tuple[dict[int, list[Node]], dict[int, int]]:
+def _edges(
+    nodes: Sequence[Node], after: Sequence[tuple[Node, Node]]
+) -> tuple[dict[int, list[Node]], dict[int, int]]:
     followers: dict[int, list[Node]] = {id(n): [] for n in nodes}
     waiting: dict[int, int] = {}
     for n in nodes:
@@ -80,7 +84,9 @@ def _respect(nodes: Sequence[Node], after: Sequence[tuple[Node, Node]]) -> list[
     return result
 
 
-def _greedy(graph: Graph, free: Callable[[Node], bool], after: Sequence[tuple[Node, Node]]) -> list[Node]:
+def _greedy(
+    graph: Graph, free: Callable[[Node], bool], after: Sequence[tuple[Node, Node]]
+) -> list[Node]:
     """Among nodes that may run, first what frees most; recompute clones as late as possible."""
     nodes = graph.nodes
     followers, waiting = _edges(nodes, after)

@@ -175,9 +175,7 @@ class _Writer:
                 return f"[{items}]"
             return f"({items},)" if len(value) == 1 else f"({items})"
         if isinstance(value, dict):
-            pairs = (
-                f"{self.value(k, indent)}: {self.value(v, indent)}" for k, v in _sorted(value)
-            )
+            pairs = (f"{self.value(k, indent)}: {self.value(v, indent)}" for k, v in _sorted(value))
             return f"{{{', '.join(pairs)}}}"
         return f"<{self.opaque(value)}>"
 

@@ -7,7 +7,19 @@ import numpy as np
 import staticgraph as sg
 
 ops = sg.ops
-UNARY = ("tanh", "exp", "sigmoid", "relu", "square", "negative", "abs", "sin", "gelu", "silu", "softplus")
+UNARY = (
+    "tanh",
+    "exp",
+    "sigmoid",
+    "relu",
+    "square",
+    "negative",
+    "abs",
+    "sin",
+    "gelu",
+    "silu",
+    "softplus",
+)
 BINARY = ("add", "subtract", "multiply", "maximum", "minimum", "divide")
 REDUCE = ("sum", "mean", "max", "min")
 

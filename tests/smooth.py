@@ -131,7 +131,11 @@ TWO = [
 SMOOTH = [
     *(Smooth(op, build, exact, (span,)) for op, build, exact, span in ONE),
     *(Smooth(op, build, exact, (span,), label) for op, build, exact, span, label in MORE),
-    *(Smooth(op, build, exact, spans) for op, build, exact, *rest in TWO for spans in [tuple(rest)]),
+    *(
+        Smooth(op, build, exact, spans)
+        for op, build, exact, *rest in TWO
+        for spans in [tuple(rest)]
+    ),
 ]
 
 #: elementwise ops without a third derivative to test: of integers and bools, flat, complex, or no

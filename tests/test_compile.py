@@ -47,7 +47,11 @@ def test_inputs_fixes_the_order():
         ((np.ones((3, 5), "f"), np.ones(4, "f")), {}, "input 'x' is f32[3, 4]; got shape [3, 5]"),
         ((), {"x": 1, "z": 2}, "there is no input 'z'; the inputs are x, y"),
         ((np.ones((3, 4), "f"),) * 3, {}, "takes 2 inputs (x, y), got 3 arrays"),
-        ((np.ones((3, 4), "f"), np.ones(4, "f")), {"x": 1}, "input 'x' is given by position and by name"),
+        (
+            (np.ones((3, 4), "f"), np.ones(4, "f")),
+            {"x": 1},
+            "input 'x' is given by position and by name",
+        ),
         ((np.ones((3, 4)), np.ones(4, "f")), {}, "float64 does not cast to float32 without loss"),
         ((np.full((3, 4), None), np.ones(4, "f")), {}, "got an array of dtype object"),
         ((np.full((3, 4), "a"), np.ones(4, "f")), {}, "got an array of dtype <U1"),
@@ -288,7 +292,13 @@ def test_every_dtype_goes_through(dtype, rng):
     expected = [a == a, a, np.concatenate([a, a]), a.reshape(1, 37), a[::-1]]
     if dtype != "bool":
         outputs += [x + x, x * x, x - x, x.sum(), -x]
-        wide = a.sum(dtype=np.uint64 if dtype.startswith("u") else np.int64 if dtype.startswith("i") else a.dtype)
+        wide = a.sum(
+            dtype=np.uint64
+            if dtype.startswith("u")
+            else np.int64
+            if dtype.startswith("i")
+            else a.dtype
+        )
         expected += [a + a, a * a, a - a, wide, -a]
     for got, want in zip(sg.compile(outputs)(a), expected, strict=True):
         assert got.dtype == want.dtype

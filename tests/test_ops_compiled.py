@@ -36,7 +36,15 @@ def derivatives(sample, inputs: list, outputs: list) -> list:
     real = [t for t in outputs if np.dtype(t.dtype).kind == "f" and t.size]
     if not floats or not real or not sample.orders:
         return []
-    total = sg.ops.add_n([(t * (1.0 + 0.5 * sg.ops.cos(sg.ops.iota((t.size,)).reshape(t.shape).astype(t.dtype)))).sum() for t in real])
+    total = sg.ops.add_n(
+        [
+            (
+                t
+                * (1.0 + 0.5 * sg.ops.cos(sg.ops.iota((t.size,)).reshape(t.shape).astype(t.dtype)))
+            ).sum()
+            for t in real
+        ]
+    )
     first = sg.grad(total, floats)
     if sample.orders < 2:
         return list(first)
@@ -58,7 +66,9 @@ def test_kernels(sample, dtype):
     if extra:
         wide = sample.arrays("float64")
         exact = inputs_for(wide)
-        reference = run(Graph(exact, derivatives(sample, exact, results(sample.build(*exact)))), wide)
+        reference = run(
+            Graph(exact, derivatives(sample, exact, results(sample.build(*exact)))), wide
+        )
         for a, b in zip(got[len(outputs) :], reference, strict=True):
             close(a, b, dtype)
 

@@ -29,7 +29,9 @@ def check(seed: int) -> None:
     passes = PIPELINES["default"].passes
     for stop in (len(passes), seed % len(passes)):
         pipeline = sg.Pipeline(passes[:stop], verify=True)
-        for a, b in zip(plain, sg.compile(outputs, inputs, pipeline=pipeline)(*arrays), strict=True):
+        for a, b in zip(
+            plain, sg.compile(outputs, inputs, pipeline=pipeline)(*arrays), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
 
 

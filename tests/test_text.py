@@ -280,7 +280,7 @@ VALUES = [
     complex(-0.0, float("inf")),
     "",
     "float32",
-    "it's \"quoted\" \\ and\nbroken ü",
+    'it\'s "quoted" \\ and\nbroken ü',
     (),
     (1,),
     (1, (2.0, (None, "a"))),
@@ -344,7 +344,9 @@ def test_bodies():
         (y,) = apply(CALL, x, branches=(outer, down), depth=2)
         graph = Graph([x, pred], [ops.where(pred, y, x)])
         round_trip(verify(graph))
-        assert str(graph) == """\
+        assert (
+            str(graph)
+            == """\
 graph main(%x: f32[2], %pred: b1[]) {
   %0: f32[2] = call(%x, branches=(graph(%p0: f32[2]) {
     %0: f32[2] = call(%p0, branches=(graph(%p0: f32[2]) {
@@ -364,6 +366,7 @@ graph main(%x: f32[2], %pred: b1[]) {
   %1: f32[2] = where(%pred, %0, %x)
   return %1
 }"""
+        )
 
 
 # ---------------------------------------------------------------------------- equality

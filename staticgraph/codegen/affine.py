@@ -77,12 +77,12 @@ def divide(e: Expr, d: int, sizes: Sequence[int]) -> tuple[Expr, Expr]:
         remainder = build(rest, form[1] % d)
         span = bounds(remainder, sizes)
         quotient = build(whole, form[1] // d)
-        if span is not None and 0 <= span[0] and span[1] < d:
+        if span is not None and span[0] >= 0 and span[1] < d:
             return quotient, remainder
         if whole and span is not None and span[0] >= 0:
             return quotient + remainder // d, remainder % d
     span = bounds(e, sizes)
-    if span is not None and 0 <= span[0] and span[1] < d:
+    if span is not None and span[0] >= 0 and span[1] < d:
         return s.const(0, "int64"), e
     return e // d, e % d
 
@@ -93,7 +93,11 @@ def simplify(e: Expr, sizes: Sequence[int]) -> Expr:
     for x in s.postorder([e]):
         args = tuple(memo[id(a)] for a in x.args)
         made = x if all(a is b for a, b in zip(args, x.args, strict=True)) else s.rebuild(x, args)
-        if made.name in ("floor_divide", "remainder") and made.dtype == "int64" and made.args[1].name == "const":
+        if (
+            made.name in ("floor_divide", "remainder")
+            and made.dtype == "int64"
+            and made.args[1].name == "const"
+        ):
             d = made.args[1].value
             if isinstance(d, int) and d > 0:
                 made = divide(made.args[0], d, sizes)[0 if made.name == "floor_divide" else 1]

@@ -13,7 +13,14 @@ from math import inf, isinf, isnan, prod
 
 from staticgraph import scalar as s
 from staticgraph.codegen.affine import affine
-from staticgraph.codegen.lower import TILE_ELEMENTS, Reduction, Region, Store, position, reduction_rows
+from staticgraph.codegen.lower import (
+    TILE_ELEMENTS,
+    Reduction,
+    Region,
+    Store,
+    position,
+    reduction_rows,
+)
 from staticgraph.nest import identity
 from staticgraph.scalar import Expr
 from staticgraph.types import ITEMSIZE, SHORT
@@ -90,7 +97,9 @@ class _Generator:
         self.counter = 0
         self.buffers: list[tuple[str, int]] = []
         self.scratch_bytes = 0
-        self.saved: dict[Expr, tuple[int, int]] = {}  # expression -> (scratch element offset, first level)
+        self.saved: dict[
+            Expr, tuple[int, int]
+        ] = {}  # expression -> (scratch element offset, first level)
         self.deps_memo: dict[Expr, frozenset[int]] = {}
         self.workspace: list[int] = []
         self.strides = [tuple(prod(t.shape[k + 1 :]) for k in range(t.ndim)) for t in region.types]
@@ -114,9 +123,13 @@ class _Generator:
             if e.name == "axis":
                 found = frozenset((e.value,))
             elif e.name == "row":
-                found = frozenset((-1, self.v)) if self.v not in self.region.inner else frozenset((-1,))
+                found = (
+                    frozenset((-1, self.v)) if self.v not in self.region.inner else frozenset((-1,))
+                )
             else:
-                found = frozenset().union(*(self.deps(a) for a in e.args)) if e.args else frozenset()
+                found = (
+                    frozenset().union(*(self.deps(a) for a in e.args)) if e.args else frozenset()
+                )
             self.deps_memo[e] = found
         return found
 
@@ -136,7 +149,11 @@ class _Generator:
         self.split = 0  # columns per tile where tiles also cut the vector axis
         if partial:
             self.tile_rows = reduction_rows(self.shape)
-            if not inner and self.columns > TILE_ELEMENTS and all(r.kept in ((), (v,)) for r in partial):
+            if (
+                not inner
+                and self.columns > TILE_ELEMENTS
+                and all(r.kept in ((), (v,)) for r in partial)
+            ):
                 self.split = TILE_ELEMENTS
         elif v in inner:
             self.tile_rows = max(1, TILE_ELEMENTS // 2 // max(work, 1))
@@ -194,7 +211,9 @@ class _Generator:
         for level in sorted(roots):
             for e in s.postorder(roots[level]):
                 levels.setdefault(e, set()).add(level)
-                dear[e] = e.name in DEAR or any(dear.get(a, False) and self.v in self.deps(a) for a in e.args)
+                dear[e] = e.name in DEAR or any(
+                    dear.get(a, False) and self.v in self.deps(a) for a in e.args
+                )
         offset = 0
         width = -(-self.columns // LANES) * LANES
         for level in sorted(roots):
@@ -260,7 +279,14 @@ class _Generator:
         for st in stores:
             self.store(st, body)
 
-    def close(self, loops: list[int], opened: list[_Scope], rows: list[Reduction], base: _Scope, deep: bool) -> None:
+    def close(
+        self,
+        loops: list[int],
+        opened: list[_Scope],
+        rows: list[Reduction],
+        base: _Scope,
+        deep: bool,
+    ) -> None:
         """Nest the opened scopes into loops, with accumulators around them."""
         v = self.v
         lines = opened[-1].lines
@@ -273,7 +299,10 @@ class _Generator:
                 lines = [head, *indent(lines)]
                 if deep and v in self.region.inner:
                     start = [f"a{r.leaf.value} = {self.start(r)}" for r in rows]
-                    fold = [f"t{r.leaf.value} = {self.combine(r).format(f't{r.leaf.value}', f'a{r.leaf.value}')}" for r in rows]
+                    fold = [
+                        f"t{r.leaf.value} = {self.combine(r).format(f't{r.leaf.value}', f'a{r.leaf.value}')}"
+                        for r in rows
+                    ]
                     lines = [*start, *lines, *fold]
                     if self.columns > BLOCK:
                         lines = [f"for b in range(0, {self.columns}, {BLOCK}):", *indent(lines)]
@@ -316,7 +345,9 @@ class _Generator:
     def masked(self, value: str, r: Reduction) -> str:
         if not self.mask:
             return value
-        return f"select(m, {value}, {self.constant(identity(r.combine, r.body.dtype), r.body.dtype)})"
+        return (
+            f"select(m, {value}, {self.constant(identity(r.combine, r.body.dtype), r.body.dtype)})"
+        )
 
     def accumulate(self, r: Reduction, body: _Scope) -> None:
         """Add into the partial results of this tile."""
@@ -331,7 +362,11 @@ class _Generator:
         place = self.partial_place(r)
         old = f"vld_{code}({w}, {place})" if not self.mask else f"vldm_{code}({w}, {place}, m)"
         total = self.combine(r).format(old, value)
-        body.lines.append(f"vst_{code}({w}, {place}, {total})" if not self.mask else f"vstm_{code}({w}, {place}, {total}, m)")
+        body.lines.append(
+            f"vst_{code}({w}, {place}, {total})"
+            if not self.mask
+            else f"vstm_{code}({w}, {place}, {total}, m)"
+        )
 
     def partial_place(self, r: Reduction) -> str:
         index = [s.axis(k) for k in r.kept]
@@ -403,7 +438,9 @@ class _Generator:
             text = self.call(s.PRIMS[e.name].cpu, [self.name_of(a) for a in e.args])
         name = self.bind(key, deps, text)
         if e in self.saved and self.saved[e][1] == self.level:
-            self.scope_of(deps).lines.append(f"vst_{code}(scratch, {self.saved[e][0]} + i{self.v}, {name})")
+            self.scope_of(deps).lines.append(
+                f"vst_{code}(scratch, {self.saved[e][0]} + i{self.v}, {name})"
+            )
 
     def name_of(self, e: Expr) -> str:
         name = self.known(("vec", e))
@@ -424,7 +461,9 @@ class _Generator:
         place = position(at, self.strides[operand])
         text = self.read(x, code, place, guard)
         fill = e.value[1] if guarded else 0  # type: ignore[index]
-        return f"select({guard}, {text}, {self.constant(fill, e.dtype)})" if guarded and fill else text
+        return (
+            f"select({guard}, {text}, {self.constant(fill, e.dtype)})" if guarded and fill else text
+        )
 
     def read(self, x: str, code: str, place: Expr, guard: str | None) -> str:
         v = self.v
@@ -441,7 +480,11 @@ class _Generator:
             mask = "m" if guard is None else f"(m & {guard})"
         if step == 1:
             where = self.integer(place)
-            return f"vld_{code}({x}, {where})" if mask is None else f"vldm_{code}({x}, {where}, {mask})"
+            return (
+                f"vld_{code}({x}, {where})"
+                if mask is None
+                else f"vldm_{code}({x}, {where}, {mask})"
+            )
         if mask is None:
             mask = self.all_lanes()
         return f"vgather_{code}({x}, {self.index_vector(place)}, {mask})"
@@ -502,12 +545,18 @@ class _Generator:
         step = form[0].get(self.v, 0)
         place = self.integer(st.index)
         if step == 1:
-            body.lines.append(f"vstm_{code}({y}, {place}, {value}, m)" if self.mask else f"vst_{code}({y}, {place}, {value})")
+            body.lines.append(
+                f"vstm_{code}({y}, {place}, {value}, m)"
+                if self.mask
+                else f"vst_{code}({y}, {place}, {value})"
+            )
         elif step == 0:
             body.lines.append(f"st_{code}({y}, {place}, lane0_{code}({value}))")
         else:
             mask = "m" if self.mask else self.all_lanes()
-            body.lines.append(f"vscatter_{code}({y}, {self.index_vector(st.index)}, {value}, {mask})")
+            body.lines.append(
+                f"vscatter_{code}({y}, {self.index_vector(st.index)}, {value}, {mask})"
+            )
 
     # -- text -------------------------------------------------------------------------------------
 
@@ -535,19 +584,36 @@ class _Generator:
         for _, r, w in self.sinks:
             if r.kind == "all":
                 n, code = r.leaf.value, SHORT[r.body.dtype]
-                tile.append(f"st_{code}({self.pointer(*w)}, t, lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n})))")
-        body = [f"{self.pointer(kind, k)} = ptr(bufs, {n})" for n, (kind, k) in enumerate(self.buffers)]
+                tile.append(
+                    f"st_{code}({self.pointer(*w)}, t, lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n})))"
+                )
+        body = [
+            f"{self.pointer(kind, k)} = ptr(bufs, {n})" for n, (kind, k) in enumerate(self.buffers)
+        ]
         body += [*top.lines, "for t in range(lo, hi):", *indent(tile)]
         text = HEADER + "def k(lo, hi, bufs, scratch):\n" + "\n".join(indent(body)) + "\n"
         elements = prod(self.sizes)
-        steps = [KernelSpec(self.name, text, self.tiles, tuple(self.buffers), self.scratch_bytes, elements, self.inplace())]
+        steps = [
+            KernelSpec(
+                self.name,
+                text,
+                self.tiles,
+                tuple(self.buffers),
+                self.scratch_bytes,
+                elements,
+                self.inplace(),
+            )
+        ]
         steps += [self.combine_kernel(k, r, w) for k, r, w in self.sinks if w[0] == "work"]
         return Kernels(steps, self.workspace)
 
     def tile_prologue(self) -> list[str]:
         lines = []
         if self.column_tiles > 1:
-            lines += [f"vlo = t % {self.column_tiles} * {self.split}", f"vhi = min(vlo + {self.split}, {self.columns})"]
+            lines += [
+                f"vlo = t % {self.column_tiles} * {self.split}",
+                f"vhi = min(vlo + {self.split}, {self.columns})",
+            ]
             row_tile = f"t // {self.column_tiles}"
         else:
             if self.split:
@@ -583,7 +649,9 @@ class _Generator:
             for depth, k in enumerate(self.row_axes):
                 below = prod(self.sizes[a] for a in self.row_axes[depth + 1 :])
                 quotient = f"{left} // {below}" if below > 1 else left
-                head.append(f"i{k} = {quotient}" if depth == 0 else f"i{k} = {quotient} % {self.sizes[k]}")
+                head.append(
+                    f"i{k} = {quotient}" if depth == 0 else f"i{k} = {quotient} % {self.sizes[k]}"
+                )
         return [
             f"for {variable} in range(tr * {self.tile_rows}, min((tr + 1) * {self.tile_rows}, {self.rows})):",
             *indent([*head, *lines]),
@@ -595,7 +663,11 @@ class _Generator:
         size = prod(self.sizes[a] for a in r.kept)
         start = f"splat_{code}({literal(identity(r.combine, r.body.dtype))})"
         op = self.combine(r)
-        head = [HEADER + "def k(lo, hi, bufs, scratch):", "    w0 = ptr(bufs, 0)", "    y0 = ptr(bufs, 1)"]
+        head = [
+            HEADER + "def k(lo, hi, bufs, scratch):",
+            "    w0 = ptr(bufs, 0)",
+            "    y0 = ptr(bufs, 1)",
+        ]
         if r.kind == "all":
             value = f"select(m, vldm_{code}(w0, i, m), {start})"
             body = [
@@ -645,7 +717,9 @@ class _Generator:
         return True
 
     def placed(self) -> list[tuple[int, Expr]]:
-        return [(r.level, r.body) for r in self.region.reductions] + [(x.level, x.value) for x in self.region.stores]
+        return [(r.level, r.body) for r in self.region.reductions] + [
+            (x.level, x.value) for x in self.region.stores
+        ]
 
 
 _COMBINE = {
@@ -657,4 +731,3 @@ _HORIZONTAL = {"sum": "sum", "prod": "prod", "max": "max", "min": "min", "any": 
 
 def indent(lines: Sequence[str]) -> list[str]:
     return [f"    {line}" for line in lines]
-

@@ -27,7 +27,12 @@ CHUNK = 256
 ROW_TILES = 256
 
 _BUILTIN = {"range"}
-_TYPES = {"boolean", "float32", "float64", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
+_TYPES = {
+    "boolean",
+    "float32",
+    "float64",
+    *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
+}
 
 
 @dataclass
@@ -78,7 +83,15 @@ def literal(value: object, dtype: str) -> str:
         return repr(bool(value))
     if is_float(dtype):
         value = float(value)  # type: ignore[arg-type]
-        text = "nan" if isnan(value) else repr(value) if not isinf(value) else "inf" if value == inf else "-inf"
+        text = (
+            "nan"
+            if isnan(value)
+            else repr(value)
+            if not isinf(value)
+            else "inf"
+            if value == inf
+            else "-inf"
+        )
         return f"{dtype}({text})"
     return f"{dtype}({int(value)})"  # type: ignore[call-overload]
 
@@ -103,7 +116,12 @@ def generate(region: Region, name: str) -> CudaKernels:
 class Writer:
     """Prints the expressions of a region; subclasses print the loops around them."""
 
-    def __init__(self, region: Region, name: str, places: dict[tuple[str, int], tuple[str, int]] | None = None):
+    def __init__(
+        self,
+        region: Region,
+        name: str,
+        places: dict[tuple[str, int], tuple[str, int]] | None = None,
+    ):
         self.region, self.name = region, name
         self.sizes = region.sizes
         self.places = places or {}
@@ -177,12 +195,23 @@ class Writer:
         if e.name == "cast":
             return convert(args[0], e.args[0].dtype, e.dtype)  # type: ignore[arg-type]
         divisor = e.args[-1]
-        if e.name in ("floor_divide", "remainder") and is_integer(e.dtype) and divisor.name == "const" and divisor.value > 0:  # type: ignore[operator]
+        if (
+            e.name in ("floor_divide", "remainder")
+            and is_integer(e.dtype)
+            and divisor.name == "const"
+            and divisor.value > 0
+        ):  # type: ignore[operator]
             return f"{e.dtype}({args[0]} {'//' if e.name == 'floor_divide' else '%'} {args[1]})"
         spelling = s.PRIMS[e.name].cuda
         text = spelling.format(*args, t=SHORT[e.args[-1].dtype])
         # Numba computes in at least 64 bits; the dtype wraps.
-        return f"{e.dtype}{text}" if is_integer(e.dtype) and text[0] == "(" else text.removeprefix("(").removesuffix(")") if text[0] == "(" else text
+        return (
+            f"{e.dtype}{text}"
+            if is_integer(e.dtype) and text[0] == "("
+            else text.removeprefix("(").removesuffix(")")
+            if text[0] == "("
+            else text
+        )
 
     def load(self, e: Expr) -> str:
         operand = e.value[0]  # type: ignore[index]
@@ -198,7 +227,9 @@ class Writer:
         form = affine(e)
         if form is None:
             return self.value(e)
-        terms = [self.at[k] if c == 1 else f"{self.at[k]} * {c}" for k, c in sorted(form[0].items())]
+        terms = [
+            self.at[k] if c == 1 else f"{self.at[k]} * {c}" for k, c in sorted(form[0].items())
+        ]
         if form[1] or not terms:
             terms.append(str(form[1]))
         return " + ".join(terms)
@@ -227,7 +258,9 @@ class Writer:
                 lines.append(f"{self.at[k]} = {text}")
         return lines
 
-    def tree(self, values: Sequence[tuple[str, str, str]], lane: str, width: int, stop: int = 1) -> list[str]:
+    def tree(
+        self, values: Sequence[tuple[str, str, str]], lane: str, width: int, stop: int = 1
+    ) -> list[str]:
         """Join (name, combine, dtype) over `width` threads; lanes 0..stop-1 find theirs in place.
 
         With stop 1 every thread of the group gets the total.
@@ -262,10 +295,14 @@ class Writer:
 
     # -- text -------------------------------------------------------------------------------------
 
-    def finish(self, lines: Sequence[str], blocks: int, threads: int, *, inplace: bool = True) -> CudaKernel:
+    def finish(
+        self, lines: Sequence[str], blocks: int, threads: int, *, inplace: bool = True
+    ) -> CudaKernel:
         arrays = [f"{a} = cuda.shared.array({threads}, {d})" for a, d in self.shared.items()]
         buffers = dict(sorted(self.buffers.items()))
-        names = ", ".join({"in": "x", "out": "y", "work": "w"}[kind] + str(k) for kind, k in buffers)
+        names = ", ".join(
+            {"in": "x", "out": "y", "work": "w"}[kind] + str(k) for kind, k in buffers
+        )
         body = "\n".join(indent([*arrays, *lines]))
         return CudaKernel(
             self.name, module(self.name, names, body, blocks, threads), blocks, threads, tuple(buffers),
@@ -337,14 +374,20 @@ class Rows(Writer):
         self.sweeps(row)
         lines = self.threads_lines()
         group = "int64(cuda.blockIdx.x)"
-        lines += self.row_lines(group if self.together == 1 else f"{group} * {self.together} + group")
+        lines += self.row_lines(
+            group if self.together == 1 else f"{group} * {self.together} + group"
+        )
         return self.finish([*lines, *row.lines], -(-self.rows // self.together), self.threads)
 
     def threads_lines(self) -> list[str]:
         """The place of a thread: lane of a row, row of the block."""
         if self.together == 1:
             return ["t = int64(cuda.threadIdx.x)", "lane = t"]
-        return ["t = int64(cuda.threadIdx.x)", f"lane = t % {self.lanes}", f"group = t // {self.lanes}"]
+        return [
+            "t = int64(cuda.threadIdx.x)",
+            f"lane = t % {self.lanes}",
+            f"group = t // {self.lanes}",
+        ]
 
     def row_lines(self, place: str) -> list[str]:
         """Indices of row `place`; threads past the last row repeat it and store nothing."""
@@ -361,7 +404,10 @@ class Rows(Writer):
             if reductions or stores:
                 self.sweep(row, reductions, stores)
             flat = [st for st in region.stores if st.level == level and not st.inner]
-            self.stores(flat, " and ".join(filter(None, [self.guard, "lane == 0" if self.lanes > 1 else None])))
+            self.stores(
+                flat,
+                " and ".join(filter(None, [self.guard, "lane == 0" if self.lanes > 1 else None])),
+            )
 
     def sweep(self, row: Scope, reductions: list[Reduction], stores: list[Store]) -> None:
         """One pass over the row: reduce, store, then join the threads' results."""
@@ -391,8 +437,13 @@ class Rows(Writer):
             ]
             row.lines += [f"for b in range(lane, {self.columns}, {span}):", *indent(lines)]
         else:
-            row.lines += [f"for {index} in range(lane, {self.columns}, {self.lanes}):", *indent(lines)]
-        row.lines += self.tree([(f"r{r.leaf.value}", r.combine, r.body.dtype) for r in rows], "lane", self.lanes)
+            row.lines += [
+                f"for {index} in range(lane, {self.columns}, {self.lanes}):",
+                *indent(lines),
+            ]
+        row.lines += self.tree(
+            [(f"r{r.leaf.value}", r.combine, r.body.dtype) for r in rows], "lane", self.lanes
+        )
         for r in rows:
             row.names[r.leaf] = f"r{r.leaf.value}"
 
@@ -410,7 +461,9 @@ class Sinks(Rows):
     def run(self) -> CudaKernels:
         region = self.region
         if 0 in self.sizes:
-            return CudaKernels([self.fill(k, r) for k, r in sorted(region.sinks.items()) if region.results[k].size])
+            return CudaKernels(
+                [self.fill(k, r) for k, r in sorted(region.sinks.items()) if region.results[k].size]
+            )
         self.geometry()
         self.workspace: list[int] = []
         self.targets: dict[int, tuple[str, int, str]] = {}  # reduction -> slot kind, result, array
@@ -431,7 +484,9 @@ class Sinks(Rows):
             self.threads = max(self.lanes, min(THREADS, power_of_two(self.rows * self.lanes)))
             self.together = self.threads // self.lanes
             totals = all(r.kind == "all" for r in self.region.sinks.values())
-            self.columns_tile = self.lanes * (min(16, -(-self.columns // self.lanes)) if totals else 1)
+            self.columns_tile = self.lanes * (
+                min(16, -(-self.columns // self.lanes)) if totals else 1
+            )
             self.column_tiles = -(-self.columns // self.columns_tile)
             wanted = -(-self.rows // (self.together * ROW_TILES))
             self.steps = min(-(-self.rows // self.together), 4 * CHUNK, max(8, wanted))
@@ -450,7 +505,11 @@ class Sinks(Rows):
         """Choose the slots of a result; the kernel that joins them, where there are several."""
         kind, dtype = self.slot_kind(r), r.body.dtype
         size = prod(self.sizes[a] for a in r.kept)
-        slots = self.tiles if r.kind == "all" else self.row_tiles * (self.together if kind == "memory" else 1)
+        slots = (
+            self.tiles
+            if r.kind == "all"
+            else self.row_tiles * (self.together if kind == "memory" else 1)
+        )
         number = r.leaf.value
         if slots == 1:
             self.targets[number] = (kind, k, self.pointer("out", k, dtype))  # type: ignore[index]
@@ -458,7 +517,9 @@ class Sinks(Rows):
         work = len(self.workspace)
         self.workspace.append(slots * size * ITEMSIZE[dtype])
         self.targets[number] = (kind, k, self.pointer("work", work, dtype))  # type: ignore[index]
-        return join(f"{self.name}_join{k}", r.combine, dtype, slots, size, ("work", work), ("out", k))
+        return join(
+            f"{self.name}_join{k}", r.combine, dtype, slots, size, ("work", work), ("out", k)
+        )
 
     def fill(self, k: int, r: Reduction) -> CudaKernel:
         """Nothing to reduce: the result is the identity."""
@@ -501,14 +562,26 @@ class Sinks(Rows):
         body.lines += [f"if {self.guard}:", f"    {line}"] if self.guard else [line]
 
     def registers(self, kind: str) -> list[Reduction]:
-        return [r for _, r in sorted(self.region.sinks.items()) if r.kind == kind and self.slot_kind(r) == "register"]
+        return [
+            r
+            for _, r in sorted(self.region.sinks.items())
+            if r.kind == kind and self.slot_kind(r) == "register"
+        ]
 
     def totals(self) -> list[str]:
         """Join the threads of the block, one result per tile."""
         rows = self.registers("all")
-        lines = self.tree([(f"z{r.leaf.value}", r.combine, r.body.dtype) for r in rows], "t", self.threads)
+        lines = self.tree(
+            [(f"z{r.leaf.value}", r.combine, r.body.dtype) for r in rows], "t", self.threads
+        )
         if rows:
-            lines += ["if t == 0:", *(f"    {self.array(r)}[{'tile' if self.tiles > 1 else 0}] = z{r.leaf.value}" for r in rows)]
+            lines += [
+                "if t == 0:",
+                *(
+                    f"    {self.array(r)}[{'tile' if self.tiles > 1 else 0}] = z{r.leaf.value}"
+                    for r in rows
+                ),
+            ]
         return lines
 
     def with_rows(self) -> CudaKernel:
@@ -518,13 +591,24 @@ class Sinks(Rows):
         self.sweeps(row)
         (v,) = self.inner
         lines = [*self.threads_lines(), "tile = int64(cuda.blockIdx.x)"]
-        lines.append("slot = tile" if self.together == 1 else f"slot = tile * {self.together} + group")
+        lines.append(
+            "slot = tile" if self.together == 1 else f"slot = tile * {self.together} + group"
+        )
         lines += [f"z{r.leaf.value} = {self.start(r)}" for r in self.registers("all")]
         clears = self.clears(self.at[v])
         if clears:
-            lines += [f"for {self.at[v]} in range(lane, {self.columns}, {self.lanes}):", *indent(clears)]
-        place = f"tile * {self.tile_rows} + q" + (f" * {self.together} + group" if self.together > 1 else "")
-        lines += [f"for q in range({self.steps}):", *indent([*self.row_lines(place), *row.lines]), *self.totals()]
+            lines += [
+                f"for {self.at[v]} in range(lane, {self.columns}, {self.lanes}):",
+                *indent(clears),
+            ]
+        place = f"tile * {self.tile_rows} + q" + (
+            f" * {self.together} + group" if self.together > 1 else ""
+        )
+        lines += [
+            f"for q in range({self.steps}):",
+            *indent([*self.row_lines(place), *row.lines]),
+            *self.totals(),
+        ]
         return self.finish(lines, self.tiles, self.threads)
 
     def without_rows(self) -> CudaKernel:
@@ -543,26 +627,49 @@ class Sinks(Rows):
             lines.append(f"first = tile % {self.column_tiles} * {self.columns_tile}")
             first = "first + lane"
         lines.append(f"rows = {row_tile}")
-        lines.append("slot = rows" if self.together == 1 else f"slot = rows * {self.together} + group")
+        lines.append(
+            "slot = rows" if self.together == 1 else f"slot = rows * {self.together} + group"
+        )
         lines += [f"z{r.leaf.value} = {self.start(r)}" for r in [*partials, *self.registers("all")]]
         step, end = self.together, f"minimum_i64((rows + 1) * {self.tile_rows}, {self.rows})"
         begin = f"rows * {self.tile_rows}" + (" + group" if self.together > 1 else "")
         index = self.at[self.outer[0]] if len(self.outer) == 1 else "p"
         walk = [*column.lines, *self.clears(self.at[self.v])]
-        walk += [f"for {index} in range({begin}, {end}, {step}):", *indent([*self.decode(self.outer, index), *body.lines])]
-        stop = str(self.columns) if self.column_tiles == 1 else f"minimum_i64(first + {self.columns_tile}, {self.columns})"
+        walk += [
+            f"for {index} in range({begin}, {end}, {step}):",
+            *indent([*self.decode(self.outer, index), *body.lines]),
+        ]
+        stop = (
+            str(self.columns)
+            if self.column_tiles == 1
+            else f"minimum_i64(first + {self.columns_tile}, {self.columns})"
+        )
         lines += [f"for {self.at[self.v]} in range({first}, {stop}, {self.lanes}):", *indent(walk)]
-        lines += self.tree([(f"z{r.leaf.value}", r.combine, r.body.dtype) for r in partials], "t", self.threads, self.lanes)
+        lines += self.tree(
+            [(f"z{r.leaf.value}", r.combine, r.body.dtype) for r in partials],
+            "t",
+            self.threads,
+            self.lanes,
+        )
         if partials:
             lines += [
                 f"if t < {self.lanes} and {first} < {self.columns}:",
-                *(f"    {self.array(r)}[rows * {self.columns} + {first}] = z{r.leaf.value}" for r in partials),
+                *(
+                    f"    {self.array(r)}[rows * {self.columns} + {first}] = z{r.leaf.value}"
+                    for r in partials
+                ),
             ]
         return self.finish([*lines, *self.totals()], self.tiles, self.threads)
 
 
 def join(
-    name: str, combine: str, dtype: str, slots: int, size: int, source: tuple[str, int], target: tuple[str, int]
+    name: str,
+    combine: str,
+    dtype: str,
+    slots: int,
+    size: int,
+    source: tuple[str, int],
+    target: tuple[str, int],
 ) -> CudaKernel:
     """The kernel that reduces `slots` partial results of `size` elements, in their order."""
     sizes = (slots, size) if size > 1 else (slots,)
@@ -581,7 +688,9 @@ def join(
 def overwritable(region: Region) -> frozenset[tuple[int, int]]:
     """(result, input) pairs that may share memory: every read of the input is at the position, and
     not in a later stage than where the result is written."""
-    placed = [(r.level, r.body) for r in region.reductions] + [(st.level, st.value) for st in region.stores]
+    placed = [(r.level, r.body) for r in region.reductions] + [
+        (st.level, st.value) for st in region.stores
+    ]
     reads: dict[int, list[tuple[int, object]]] = {}
     for level, e in placed:
         for x in s.postorder([e]):
@@ -596,6 +705,8 @@ def overwritable(region: Region) -> frozenset[tuple[int, int]]:
         target, result = affine(st.index), region.results[st.result]
         for k, t in enumerate(region.types):
             fits = t.size == result.size and ITEMSIZE[t.dtype] == ITEMSIZE[result.dtype]
-            if fits and all(level <= st.level and form == target for level, form in reads.get(k, ())):
+            if fits and all(
+                level <= st.level and form == target for level, form in reads.get(k, ())
+            ):
                 found.add((st.result, k))
     return frozenset(found)

@@ -44,12 +44,14 @@ def cuda_code(node: Node, name: str) -> Code:
     body = body_of(node)
     for t in (*body.inputs, *(r for n in body.nodes for r in n.results)):
         if is_complex(t.type.dtype):
-            raise TargetError(f"{name}: target='cuda' has no complex numbers, got {t.type}", node.where)
+            raise TargetError(
+                f"{name}: target='cuda' has no complex numbers, got {t.type}", node.where
+            )
     base = contraction_of(body)
     try:
         return launches(kernels_of(body, name))
     except CannotLower:
-        if base is None or len(body.outputs) == 1 and body.outputs[0] is base.results[0]:
+        if base is None or (len(body.outputs) == 1 and body.outputs[0] is base.results[0]):
             raise
     return in_two(body, base, name)
 
@@ -108,7 +110,9 @@ def in_two(body: Graph, base: Node, name: str) -> Code:
     for launch in second.launches:
         launch.buffers = tuple(moved(launch.buffers, shift))
         read = {k for one in first.launches for kind, k in one.buffers if kind == "in"}
-        launch.inplace = frozenset((o, i) for o, i in launch.inplace if i not in read and i != inputs)
+        launch.inplace = frozenset(
+            (o, i) for o, i in launch.inplace if i not in read and i != inputs
+        )
     size = prod(result.shape) * (result.type.nbytes // max(result.size, 1))
     return Code([*first.launches, *second.launches], [*first.workspace, size, *second.workspace])
 

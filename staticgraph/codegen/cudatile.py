@@ -66,7 +66,8 @@ class Tiles(Writer):
         (self.reduction,) = region.reductions
         self.dtype = self.reduction.body.dtype
         self.m, self.n, self.k = (
-            prod(self.sizes[k] for k in axes) for axes in (product.rows, product.columns, region.inner)
+            prod(self.sizes[k] for k in axes)
+            for axes in (product.rows, product.columns, region.inner)
         )
         self.width = 4 if min(self.m, self.n) >= WIDE else 1
         self.tile = SIDE * self.width
@@ -137,7 +138,11 @@ class Tiles(Writer):
         for i in one:
             for j in one:
                 total = f"sums[{i * self.width + j}]"
-                fused = f"cuda.fma(a{i}, b{j}, {total})" if is_float(self.dtype) else f"{self.dtype}({total} + a{i} * b{j})"
+                fused = (
+                    f"cuda.fma(a{i}, b{j}, {total})"
+                    if is_float(self.dtype)
+                    else f"{self.dtype}({total} + a{i} * b{j})"
+                )
                 many.append(f"{total} = {fused}")
         return [f"for u in range({SIDE}):", *indent(many)]
 

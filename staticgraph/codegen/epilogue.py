@@ -13,10 +13,16 @@ from staticgraph.scalar import Expr
 def split(body: Graph, contraction: Node) -> Graph:
     """The body with the contraction's result as one more input, the last one."""
     result = contraction.results[0]
-    stand_in = Node(INPUT, (), {"name": "acc", "type": result.type}, (result.type,), contraction.where).results[0]
+    stand_in = Node(
+        INPUT, (), {"name": "acc", "type": result.type}, (result.type,), contraction.where
+    ).results[0]
     new: dict[Tensor, Tensor] = {result: stand_in}
     for node in body.nodes:
-        if node is not contraction and node.op is not INPUT and any(t in new for t in node.operands):
+        if (
+            node is not contraction
+            and node.op is not INPUT
+            and any(t in new for t in node.operands)
+        ):
             made = node.with_operands([new.get(t, t) for t in node.operands])
             new.update(zip(node.results, made.results, strict=True))
     return Graph((*body.inputs, stand_in), [new.get(t, t) for t in body.outputs])
@@ -77,7 +83,9 @@ class RegionEpilogue(_Generator):
     def prologue(self, names: Sequence[str]) -> list[str]:
         return [*(f"e{j} = {name}" for j, name in enumerate(names)), *self.scopes[0].lines]
 
-    def emit(self, indent: str, index: str, batch: str, row: str, col: str, acc: str, mask: str | None) -> list[str]:
+    def emit(
+        self, indent: str, index: str, batch: str, row: str, col: str, acc: str, mask: str | None
+    ) -> list[str]:
         given = {"batch": batch, "row": row, "col": col}
         head = [f"i{k} = {given[name]}" for k, name in self.letters.items()]
         if "col" not in self.letters.values():
@@ -93,5 +101,3 @@ class RegionEpilogue(_Generator):
         self.store_all(self.region.stores, deepest)
         self.scopes = self.scopes[:1]
         return deepest.lines
-
-

@@ -95,7 +95,9 @@ class Region:
 
 def is_reduction(node: Node) -> bool:
     """Whether a node joins several elements of its operand into one."""
-    return isinstance(node.op, Reduce) and any(node.operands[0].shape[a] != 1 for a in node.attrs["axes"])
+    return isinstance(node.op, Reduce) and any(
+        node.operands[0].shape[a] != 1 for a in node.attrs["axes"]
+    )
 
 
 def is_window(node: Node) -> bool:
@@ -133,7 +135,9 @@ class _Lowering:
         self.body = body
         self.view = view
         self.shape = domain_of(body)
-        self.region = Region(self.shape, (), tuple(t.type for t in body.inputs), tuple(t.type for t in body.outputs))
+        self.region = Region(
+            self.shape, (), tuple(t.type for t in body.inputs), tuple(t.type for t in body.outputs)
+        )
         self.number = {t: k for k, t in enumerate(body.inputs)}
         self.outputs = {}
         for k, t in enumerate(body.outputs):
@@ -223,7 +227,11 @@ class _Lowering:
                     break
             else:
                 wide = [o for o in node.operands if o.shape == t.shape]
-                found = self.label(wide[0]) if wide and wide[0].node.op is not INPUT else self._aligned(t)
+                found = (
+                    self.label(wide[0])
+                    if wide and wide[0].node.op is not INPUT
+                    else self._aligned(t)
+                )
         self.labels[t] = found
         return found
 
@@ -252,9 +260,14 @@ class _Lowering:
     # -- values -----------------------------------------------------------------------------------
 
     def _index(self, t: Tensor) -> tuple[Expr, ...]:
-        return tuple(s.const(0, "int64") if a is None or t.shape[k] == 1 else s.axis(a) for k, a in enumerate(self.label(t)))
+        return tuple(
+            s.const(0, "int64") if a is None or t.shape[k] == 1 else s.axis(a)
+            for k, a in enumerate(self.label(t))
+        )
 
-    def _reduce(self, node: Node, identity: tuple[Expr, ...], users: dict[Tensor, list[Node]]) -> None:
+    def _reduce(
+        self, node: Node, identity: tuple[Expr, ...], users: dict[Tensor, list[Node]]
+    ) -> None:
         operand, result = node.operands[0], node.results[0]
         over = node.attrs["axes"]
         if operand.shape != self.shape:
@@ -270,7 +283,9 @@ class _Lowering:
         level = self._level(body) + (1 if kind == "rows" else 0)
         leaf = s._intern("row", (), body.dtype, len(self.region.reductions))
         if kind in ("partials", "all"):
-            if len(self.region.inner) not in (0, 1) or (self.region.inner and self.region.inner != (len(self.shape) - 1,)):
+            if len(self.region.inner) not in (0, 1) or (
+                self.region.inner and self.region.inner != (len(self.shape) - 1,)
+            ):
                 raise CannotLower("partial results beside rows over several axes")
             if result in users or result not in self.outputs:
                 raise CannotLower("a result of partial sums is read inside")
@@ -285,7 +300,11 @@ class _Lowering:
         index = self._index(t)
         covered = {a for a in self.label(t) if a is not None}
         inner = any(a in self.region.inner for a in covered)
-        needed = [a for a in range(len(self.shape)) if self.shape[a] != 1 and (inner or a not in self.region.inner)]
+        needed = [
+            a
+            for a in range(len(self.shape))
+            if self.shape[a] != 1 and (inner or a not in self.region.inner)
+        ]
         if any(a not in covered for a in needed):
             raise CannotLower("result does not cover the domain")
         value = self.pull(t, index)
@@ -298,7 +317,10 @@ class _Lowering:
         self.region.stores.append(Store(k, value, position, level, inner))
 
     def _level(self, e: Expr) -> int:
-        return max((self.region.reductions[x.value].level for x in s.postorder([e]) if x.name == "row"), default=0)  # type: ignore[index]
+        return max(
+            (self.region.reductions[x.value].level for x in s.postorder([e]) if x.name == "row"),
+            default=0,
+        )  # type: ignore[index]
 
     def pull(self, t: Tensor, index: tuple[Expr, ...]) -> Expr:
         key = (t, *index)
@@ -317,7 +339,11 @@ class _Lowering:
             return s.const(node.attrs["value"].item(), t.type.dtype)
         if t in self.rows:
             row = self.rows[t]
-            expected = [s.axis(a) for a in self.label(t) if a is not None and t.shape[self.label(t).index(a)] != 1]
+            expected = [
+                s.axis(a)
+                for a in self.label(t)
+                if a is not None and t.shape[self.label(t).index(a)] != 1
+            ]
             given = [i for i, n in zip(index, t.shape, strict=True) if n != 1]
             if row.kind != "rows" or any(a is not b for a, b in zip(expected, given, strict=True)):
                 raise CannotLower("a reduction is read at other rows")
@@ -350,7 +376,11 @@ class _Lowering:
                 else:
                     made = self.pull(operand, at)
             else:
-                made = e if all(a is b for a, b in zip(args, e.args, strict=True)) else s.rebuild(e, args)
+                made = (
+                    e
+                    if all(a is b for a, b in zip(args, e.args, strict=True))
+                    else s.rebuild(e, args)
+                )
             memo[id(e)] = made
         return memo[id(body)]
 
@@ -404,12 +434,21 @@ def collapse(region: Region, side: list[int] | None = None) -> Region:
     for k in order:
         if result:
             p = result[-1]
-            same_side = (p in region.inner) == (k in region.inner) and (side is None or side[p] == side[k])
+            same_side = (p in region.inner) == (k in region.inner) and (
+                side is None or side[p] == side[k]
+            )
             fits = all(f.get(p, 0) == f.get(k, 0) * sizes[k] for f in forms)
             kept = [set(r.kept) for r in region.reductions]
             together = all((p in s_) == (k in s_) for s_ in kept)
             # The last axis of a region with partial sums stays: its tiles are counted in rows of it.
-            if same_side and fits and together and p not in opaque and k not in opaque and not (partial and k == last):
+            if (
+                same_side
+                and fits
+                and together
+                and p not in opaque
+                and k not in opaque
+                and not (partial and k == last)
+            ):
                 sizes[k] *= sizes[p]
                 merged_into[p] = k
                 result[-1] = k
@@ -438,7 +477,13 @@ def collapse(region: Region, side: list[int] | None = None) -> Region:
     return region
 
 
-def _collect(exprs: list[Expr], positions: list[Expr], region: Region, forms: list[dict[int, int]], opaque: set[int]) -> None:
+def _collect(
+    exprs: list[Expr],
+    positions: list[Expr],
+    region: Region,
+    forms: list[dict[int, int]],
+    opaque: set[int],
+) -> None:
     """Affine forms of all memory positions, and the axes used in any other way."""
     strides = [_strides(t.shape) for t in region.types]
     for p in positions:

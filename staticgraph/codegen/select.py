@@ -93,7 +93,9 @@ def single(node: Node) -> Graph:
     operands = []
     for t in node.operands:
         if t not in inputs:
-            made = Node(INPUT, (), {"name": f"p{len(inputs)}", "type": t.type}, (t.type,), node.where)
+            made = Node(
+                INPUT, (), {"name": f"p{len(inputs)}", "type": t.type}, (t.type,), node.where
+            )
             inputs[t] = made.results[0]
         operands.append(inputs[t])
     inner = node.with_operands(operands)
@@ -108,6 +110,7 @@ def single(node: Node) -> Graph:
 
 
 # ---------------------------------------------------------------------------- contractions
+
 
 def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
     inputs = {t: k for k, t in enumerate(body.inputs)}
@@ -150,12 +153,16 @@ def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
     if epilogue is not None and launches:
         # A result may replace an operand of the epilogue, never one that the contraction still reads.
         read = {inputs[b] for b, _, _ in operands}
-        pairs = frozenset((o, i) for o, i in epilogue.inplace() if i not in read and i != epilogue.acc_input)
+        pairs = frozenset(
+            (o, i) for o, i in epilogue.inplace() if i not in read and i != epilogue.acc_input
+        )
         launches[-1].inplace = pairs
     return Code(launches, list(steps.workspace), starts)
 
 
-def steps_of(base: Node, operands: Sequence[tuple[Tensor, tuple[int, ...], int]], code: str, epilogue: object) -> contract.Steps:
+def steps_of(
+    base: Node, operands: Sequence[tuple[Tensor, tuple[int, ...], int]], code: str, epilogue: object
+) -> contract.Steps:
     """The tiled template of a contraction."""
     a = base.attrs
     left, right = base.operands
@@ -165,22 +172,55 @@ def steps_of(base: Node, operands: Sequence[tuple[Tensor, tuple[int, ...], int]]
         sides = []
         for t, (_, strides, _) in zip(base.operands, operands, strict=True):
             missing = lead - (t.ndim - 2)
-            batch = tuple(0 if n == 1 else st for n, st in zip(t.shape[:-2], strides[:-2], strict=True))
+            batch = tuple(
+                0 if n == 1 else st for n, st in zip(t.shape[:-2], strides[:-2], strict=True)
+            )
             sides.append((0,) * missing + batch + tuple(strides[-2:]))
-        return contract.matmul(code, out[:lead], out[-2], out[-1], left.shape[-1], sides[0], sides[1], epilogue=epilogue)
+        return contract.matmul(
+            code,
+            out[:lead],
+            out[-2],
+            out[-1],
+            left.shape[-1],
+            sides[0],
+            sides[1],
+            epilogue=epilogue,
+        )
     pads = tuple(zip(a["low"], a["high"], strict=True))
-    options = {"stride": a["stride"], "padding": pads, "dilation": a["dilation"], "groups": a["groups"], "epilogue": epilogue}
+    options = {
+        "stride": a["stride"],
+        "padding": pads,
+        "dilation": a["dilation"],
+        "groups": a["groups"],
+        "epilogue": epilogue,
+    }
     if base.op.name == "conv":
         return contract.conv(code, left.shape, right.shape, **options)
     if base.op.name == "conv_transpose":
-        return contract.conv_transpose(code, left.shape, right.shape, out_spatial=base.results[0].shape[2:], **options)
-    return contract.conv_weight_grad(code, left.shape, right.shape, kernel=base.results[0].shape[2:], **options)
+        return contract.conv_transpose(
+            code, left.shape, right.shape, out_spatial=base.results[0].shape[2:], **options
+        )
+    return contract.conv_weight_grad(
+        code, left.shape, right.shape, kernel=base.results[0].shape[2:], **options
+    )
 
 
 def by_hand_code(node: Node, name: str, source: Callable) -> Code:
     """Kernels that an op brings itself."""
     made = source([t.type for t in node.operands], node.types, name=name, **node.attrs)
     specs: list[KernelSpec] = made.steps
-    launches = [Launch(k.name, k.text, "k", k.tiles, k.buffers, k.scratch, k.tiles > 1 and k.elements >= PARALLEL_ELEMENTS, k.elements, k.inplace) for k in specs]
+    launches = [
+        Launch(
+            k.name,
+            k.text,
+            "k",
+            k.tiles,
+            k.buffers,
+            k.scratch,
+            k.tiles > 1 and k.elements >= PARALLEL_ELEMENTS,
+            k.elements,
+            k.inplace,
+        )
+        for k in specs
+    ]
     return Code(launches, made.workspace)
-
