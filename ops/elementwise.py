@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
 from staticgraph.ir import Node, Tensor, apply
@@ -60,7 +58,7 @@ _real = primitive("real", "", public_name="_real")
 imag = primitive("imag", "Imaginary part.")
 complex_ = primitive("complex", "x1 + i x2.", public_name="complex_")
 
-# ---------------------------------------------------------------------------- exp, log, trigonometry
+# --------------------------------------------------------------------------- exp, log, trigonometry
 
 exp = primitive("exp", "e^x; gradient g y. Catalogue 3.8.")
 exp2 = primitive("exp2", "2^x; gradient g y ln 2.")
@@ -80,7 +78,8 @@ acos = primitive("acos", "Inverse cosine; gradient -g / sqrt(1 - x^2). Catalogue
 atan = primitive("atan", "Inverse tangent; gradient g / (1 + x^2). Catalogue 3.8.")
 atan2 = primitive(
     "atan2",
-    "Angle of the point (x2, x1) in (-pi, pi]; gradient g (x2, -x1) / (x1^2 + x2^2), 0 at the origin. Catalogue 3.8.",
+    "Angle of the point (x2, x1) in (-pi, pi]; gradient g (x2, -x1) / (x1^2 + x2^2), 0 at the"
+    " origin. Catalogue 3.8.",
 )
 sinh = primitive("sinh", "Hyperbolic sine; gradient g cosh x. Catalogue 3.8.")
 cosh = primitive("cosh", "Hyperbolic cosine; gradient g sinh x. Catalogue 3.8.")
@@ -101,7 +100,7 @@ ndtr = primitive(
 )
 copysign = primitive("copysign", "abs(x1) with the sign of x2.")
 
-# ---------------------------------------------------------------------------- comparison, logic, rounding
+# ---------------------------------------------------------------------- comparison, logic, rounding
 
 equal = primitive("equal", "x1 == x2 as bool.")
 not_equal = primitive("not_equal", "x1 != x2 as bool.")
@@ -145,6 +144,7 @@ softplus = primitive(
 log_sigmoid = primitive(
     "log_sigmoid", "log(sigmoid(x)) without overflow; gradient g sigmoid(-x). Catalogue 3.3."
 )
+_npdf = primitive("npdf", "", public_name="_npdf")
 _gelu_tanh = primitive("gelu_tanh", "", public_name="_gelu_tanh")
 
 
@@ -153,18 +153,28 @@ def _nanmax0(x):
     return s.where(x <= 0, s.const(0, x.dtype), x)
 
 
-def _no_minus_inf(x):
-    # -inf times the 0 of a tail is nan where the limit is 0.
-    return s.where(s.call("equal", x, -math.inf), s.const(0, x.dtype), x)
+def _bounded_below(x):
+    # -inf times the 0 of a tail is nan where the limit is 0. Tails are 0 long before -1000.
+    return s.where(x < -1000, s.const(-1000, x.dtype), x)
+
+
+def _silu_vjp(g, y, x):
+    sigmoid = s.call("sigmoid", x)
+    return (g * (sigmoid + _bounded_below(x) * (sigmoid * (1.0 - sigmoid))),)
 
 
 silu = elementwise(
     "silu",
-    lambda x: _no_minus_inf(x) * s.call("sigmoid", x),
+    lambda x: _bounded_below(x) * s.call("sigmoid", x),
     "x sigmoid(x), also known as swish. Catalogue 3.3.",
+    vjp=_silu_vjp,
 )
 _gelu_exact = elementwise(
-    "gelu", lambda x: _no_minus_inf(x) * s.call("ndtr", x), "", public_name="_gelu_exact"
+    "gelu",
+    lambda x: _bounded_below(x) * s.call("ndtr", x),
+    "",
+    vjp=lambda g, y, x: (g * (s.call("ndtr", x) + _bounded_below(x) * s.call("npdf", x)),),
+    public_name="_gelu_exact",
 )
 # Slopes are told by the result, which is kept anyway where the next layer reads it.
 relu = elementwise(
@@ -241,7 +251,8 @@ def power(x1: object, x2: object) -> Tensor:
         if is_integer(x.type.dtype) and isinstance(value, int) and not isinstance(value, bool):
             if value < 0:
                 raise GraphTypeError(
-                    f"power: integers ({x.type}) take no negative exponent ({value}); use .astype('float32')"
+                    f"power: integers ({x.type}) take no negative exponent ({value});"
+                    " use .astype('float32')"
                 )
             return _integer_power(x, value)
         if value == 2:
@@ -281,7 +292,7 @@ def _integer_power(x: Tensor, n: int) -> Tensor:
 
 @public
 def clip(x: object, min: object = None, max: object = None) -> Tensor:
-    """Limit to [min, max] (either may be None); the gradient is 1 on the bounds too. Catalogue 7."""
+    """Limit to [min, max] (each may be None); the gradient is 1 on the bounds too. Catalogue 7."""
     t = tensor_argument("clip", x)
     if min is None and max is None:
         return t

@@ -21,9 +21,11 @@ class Matmul(NestOp):
             hint = ""
             if a.ndim >= 2 and b.ndim >= 2 and a.shape[-1] == b.shape[-1]:
                 hint = "; did you mean x1 @ x2.T?"
+            last = a.shape[-1] if a.shape else "-"
+            other = b.shape[-2:][0] if b.shape else "-"
             raise ShapeError(
-                f"matmul: {a} @ {b}: the last axis of the first ({a.shape[-1] if a.shape else '-'}) must equal the"
-                f" last but one of the second ({b.shape[-2] if b.ndim > 1 else b.shape[-1] if b.shape else '-'}){hint}"
+                f"matmul: {a} @ {b}: the last axis of the first ({last}) must equal the"
+                f" last but one of the second ({other}){hint}"
             )
         if a.dtype != b.dtype:
             raise GraphTypeError(f"matmul: needs operands of one dtype, got {a} and {b}")
@@ -98,7 +100,8 @@ def linear(x: object, weight: object, bias: object = None) -> Tensor:
     x, weight = promoted("linear", [x, weight])
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
-            f"linear: x {x.type} needs a weight of shape (out, {x.shape[-1] if x.shape else 'in'}), got {weight.type}"
+            f"linear: x {x.type} needs a weight of shape"
+            f" (out, {x.shape[-1] if x.shape else 'in'}), got {weight.type}"
         )
     y = matmul(x, FUNCTIONS["transpose"](weight))
     return y if bias is None else FUNCTIONS["add"](y, bias)

@@ -160,7 +160,10 @@ def _wide(x: Tensor) -> Tensor:
 
 @public
 def sum(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
-    """Sum over `axis` (all by default); float32 stays float32, summed in blocks. Gradient: g broadcast. Catalogue 3.5."""
+    """Sum over `axis` (all by default); float32 stays float32, summed in blocks.
+
+    Gradient: g broadcast. Catalogue 3.5.
+    """
     t = tensor_argument("sum", x)
     return _reduce(SUM, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims)
 
@@ -176,13 +179,13 @@ def prod(x: object, axis: object = None, keepdims: bool = False, dtype: object =
 
 @public
 def max(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """Maximum over `axis`, nan where there is one; ties share the gradient evenly. Catalogue 3.5."""
+    """Maximum over `axis`, nan if there is one; ties share the gradient evenly. Catalogue 3.5."""
     return _reduce(MAX, _real("max", x), axis, keepdims)
 
 
 @public
 def min(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """Minimum over `axis`, nan where there is one; ties share the gradient evenly. Catalogue 3.5."""
+    """Minimum over `axis`, nan if there is one; ties share the gradient evenly. Catalogue 3.5."""
     return _reduce(MIN, _real("min", x), axis, keepdims)
 
 
@@ -245,7 +248,7 @@ def std(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0)
 
 @public
 def logsumexp(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """log(sum(e^x)) over `axis` without overflow; -inf where all are -inf. Gradient: g softmax(x)."""
+    """log(sum(e^x)) over `axis` without overflow; -inf if all are -inf. Gradient: g softmax(x)."""
     t = _floating(tensor_argument("logsumexp", x))
     top = FUNCTIONS["stop_gradient"](max(t, axis, keepdims=True))
     top = FUNCTIONS["where"](FUNCTIONS["isfinite"](top), top, constant(0, t.type.dtype))

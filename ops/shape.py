@@ -1,7 +1,8 @@
-"""Ops that move elements: reshape, transpose, broadcast, slice, pad, concat, flip, and views on them."""
+"""Ops that move elements: reshape, transpose, broadcast, slice, pad, concat, flip, and the like."""
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from math import prod
@@ -416,7 +417,8 @@ def strided_slice(
     strides = step or (1,) * len(start)
     if not len(start) == len(stop) == len(strides) <= t.ndim:
         raise ShapeError(
-            f"slice: start, stop and step need one entry per axis, at most {t.ndim}, got {len(start)}, {len(stop)}, {len(strides)}"
+            f"slice: start, stop and step need one entry per axis, at most {t.ndim},"
+            f" got {len(start)}, {len(stop)}, {len(strides)}"
         )
     return t[tuple(slice(a, b, c) for a, b, c in zip(start, stop, strides, strict=True))]
 
@@ -568,7 +570,7 @@ def unstack(x: object, axis: int = 0) -> tuple[Tensor, ...]:
 
 @public
 def split(x: object, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """Cut along an axis into equal parts, or at the given indices (NumPy's split). Catalogue 3.9."""
+    """Cut along an axis into equal parts, or at given indices (NumPy's split). Catalogue 3.9."""
     t = tensor_argument("split", x)
     a = normalize_axis("split", axis, t.ndim)
     n = t.shape[a]
@@ -582,7 +584,7 @@ def split(x: object, sections: int | Sequence[int], axis: int = 0) -> tuple[Tens
         cuts = [int(np.clip(c if c >= 0 else c + n, 0, n)) for c in sections]
     bounds = [0, *cuts, n]
     parts = []
-    for lo, hi in zip(bounds, bounds[1:], strict=False):
+    for lo, hi in itertools.pairwise(bounds):
         start, size = [0] * t.ndim, list(t.shape)
         start[a], size[a] = lo, max(hi - lo, 0)
         parts.append(slice_(t, start, size, (1,) * t.ndim))
@@ -652,7 +654,8 @@ def pad(
         low, high = (tuple(map(operator.index, widths[:, k])) for k in (0, 1))
     except (ValueError, TypeError):
         raise ShapeError(
-            f"pad: pad_width {pad_width!r} does not fit {t.type}: give an int, a pair, or a pair per axis"
+            f"pad: pad_width {pad_width!r} does not fit {t.type}:"
+            " give an int, a pair, or a pair per axis"
         ) from None
     if any(w < 0 for w in (*low, *high)):
         raise ShapeError(f"pad: widths must be >= 0, got {pad_width!r}")

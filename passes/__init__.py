@@ -1,3 +1,4 @@
+# ruff: noqa: E402  the assert comes before all imports
 """Graph to graph. One file per pass; the pipelines stand here, in order, with the reasons."""
 
 assert __name__ == "staticgraph.passes", (
@@ -13,6 +14,7 @@ from staticgraph.passes.inline import inline
 from staticgraph.passes.simplify import simplify
 from staticgraph.passes.sink import sink
 from staticgraph.passmanager import Pipeline, register_pass
+from staticgraph.rewrite import uniform_value
 
 for _made in (inline, guard, fold, dead_branches, simplify, cse, sink, fuse):
     register_pass(_made)
@@ -42,4 +44,5 @@ __all__ = [
     "inline",
     "simplify",
     "sink",
+    "uniform_value",
 ]

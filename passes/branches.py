@@ -83,6 +83,8 @@ class _Decider:
     def __init__(self, notes: list[Note]):
         self.notes = notes
         self.values = Values()
+        #: constants that hold in their branch only
+        self.assumed: set[Tensor] = set()
 
     def top(self, graph: Graph) -> Graph:
         roots, _ = _Scope(self, {}).run(graph, {t: t for t in graph.inputs}, graph.roots)
@@ -137,7 +139,11 @@ class _Scope:
                 )
                 chosen = operands[1] if known else operands[2]
                 return [self.settled(_full(chosen, node.results[0]))]
-            return [self.settled(t) for t in rewritten(node.with_operands(operands), _simpler)]
+            made = rewritten(node.with_operands(operands), _simpler)
+            results = [self.settled(t) for t in made]
+        if any(t in self.decider.assumed for t in operands):
+            self.decider.assumed.update(t for t in results if t.node.op is CONSTANT)
+        return results
 
     def settled(self, t: Tensor) -> Tensor:
         """A bool that is known here as the constant it is."""
@@ -146,13 +152,20 @@ class _Scope:
         known = self.truth(t)
         if known is None or (t.node.op.name == "broadcast_to" and _constant(t)):
             return t
-        return _full(constant(known), t)
+        value = constant(known)
+        if self.values.truth(self.number(t), {}) is None:
+            self.decider.assumed.add(value)
+        return _full(value, t)
 
     def truth(self, t: Tensor) -> bool | None:
         return self.values.truth(self.number(t), self.facts)
 
     def why(self, t: Tensor, known: bool) -> str:
-        if self.values.truth(self.number(t), {}) is not None:
+        source = t
+        while source.node.op.name in _VIEWS:
+            source = source.node.operands[0]
+        fixed = source not in self.decider.assumed
+        if fixed and self.values.truth(self.number(t), {}) is not None:
             return f"constant {known}"
         return f"{known} in the branch around it"
 
@@ -230,7 +243,7 @@ class _Scope:
                 )
                 results.append(outside.get(a, out))
                 continue
-            self.numbers[r] = a if a == b else self.values.keyed(("cond", p, a, b))
+            self.numbers[r] = self.values.chosen(p, a, b)
             results.append(r)
         return results
 

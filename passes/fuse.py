@@ -278,7 +278,7 @@ class _Fuser:
             return False
         return o in g.labels and o.shape == like.shape and g.labels[o] == g.labels[like]
 
-    # -- what readers compute for themselves --------------------------------------------------------
+    # -- what readers compute for themselves -------------------------------------------------------
 
     def postpone(self) -> None:
         """Move work to its readers where that stores less.
@@ -341,7 +341,7 @@ class _Fuser:
         return {n.clone for n in g.nodes}
 
     def cone(self, node: Node, g: Group) -> list[Node] | None:
-        """The nodes of the group that only this one needs, None where they need what is not stored."""
+        """The nodes of the group that only this one needs; None if they need what is not stored."""
         inside = {id(n) for n in g.nodes}
         found: dict[int, Node] = {}
         stack = [node]
@@ -366,7 +366,7 @@ class _Fuser:
         return list(found.values())
 
     def move(self, cone: list[Node], g: Group, homes: list[Group]) -> None:
-        """Take nodes out of their group; each home gets them (duplicated where there are several)."""
+        """Take nodes out of their group; each home gets them (duplicated for several homes)."""
         out = {id(n) for n in cone}
         g.nodes = [n for n in g.nodes if id(n) not in out]
         for h in homes:

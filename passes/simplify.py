@@ -12,7 +12,9 @@ from staticgraph.rewrite import rewritten
 def simplify(graph: Graph) -> Graph:
     """Apply each op's own algebra: x*1, x+0, x/1, -(-x), transposes of transposes, reshape chains.
 
-    before   %0 = transpose(%x, axes=(1, 0))   %1 = transpose(%0, axes=(1, 0))   %2 = multiply(%1, 1.0)
+    before   %0 = transpose(%x, axes=(1, 0))
+             %1 = transpose(%0, axes=(1, 0))
+             %2 = multiply(%1, 1.0)
     after    %x
     """
 

@@ -1,10 +1,15 @@
-"""Work that only one branch of a `cond` needs moves into it."""
+"""Work that only one branch of a `cond` needs moves into it.
+
+What the same branch of several conds on one predicate needs, as a branch and its derivative do,
+moves into each of them; then the first one computes it and hands it over.
+"""
 
 from __future__ import annotations
 
 from staticgraph.closure import input_names, placeholder
 from staticgraph.control import SIDES, Cond
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, postorder
+from staticgraph.passes.handover import hand_over
 from staticgraph.passes.values import BRANCH, COPIED
 from staticgraph.passmanager import Note, graph_pass
 
@@ -20,7 +25,8 @@ def sink(graph: Graph, *, report: list[Note] | None = None) -> Graph:
     after    %0 = cond(%p, %x, then={ exp(%x) }, orelse={ 0.0 })
 
     Views and small constants are copied into every branch that reads them, where they need no
-    memory. `report` receives how much moved where.
+    memory. What a later cond on the same predicate computes again is handed over to it, unless it
+    costs less than keeping it. `report` receives how much moved where.
     """
     return _sunk(graph, [] if report is None else report)
 
@@ -28,7 +34,10 @@ def sink(graph: Graph, *, report: list[Note] | None = None) -> Graph:
 def _sunk(graph: Graph, notes: list[Note]) -> Graph:
     if not any(n.op is Cond for n in graph.nodes):
         return graph
-    return _Sinker(graph, notes).run()
+    return hand_over(_Sinker(graph, notes).run(), notes)
+
+
+Places = set[tuple[int, str] | None]
 
 
 class _Sinker:
@@ -42,8 +51,9 @@ class _Sinker:
             if n.op is Cond
             for side in SIDES
         }
-        #: nodes that move, each with the cond and the side it moves to
-        self.home: dict[int, tuple[int, str]] = {}
+        self.predicate = {id(n): n.operands[0] for n in graph.nodes if n.op is Cond}
+        #: nodes that move, each with the conds, all on one predicate, and the side it moves to
+        self.home: dict[int, set[tuple[int, str]]] = {}
 
     def run(self) -> Graph:
         self.find()
@@ -76,14 +86,16 @@ class _Sinker:
                 for user in users.get(r, ())
                 for place in self.places(r, user)
             }
-            if len(places) == 1 and None not in places:
-                self.home[id(node)] = next(iter(places))  # type: ignore[assignment]
+            if places and None not in places:
+                known = {(self.predicate[cond], side) for cond, side in places}  # type: ignore[misc]
+                if len(known) == 1:
+                    self.home[id(node)] = places  # type: ignore[assignment]
 
-    def places(self, t: Tensor, user: Node) -> set[tuple[int, str] | None]:
+    def places(self, t: Tensor, user: Node) -> Places:
         """Where a reader of a tensor runs: None is outside of all branches."""
         if user.op is not Cond:
-            return {self.home.get(id(user))}
-        found: set[tuple[int, str] | None] = {None} if user.operands[0] is t else set()
+            return self.home.get(id(user), {None})  # type: ignore[return-value]
+        found: Places = {None} if user.operands[0] is t else set()
         for k, o in enumerate(user.operands[1:]):
             if o is t:
                 found |= {
@@ -97,7 +109,7 @@ class _Sinker:
         """Whether a branch of `node` computes `t` itself."""
         if t.node.op is CONSTANT:
             return t.size <= COPIED
-        return t.node.op.name in _VIEWS or self.home.get(id(t.node)) == (id(node), side)
+        return t.node.op.name in _VIEWS or (id(node), side) in self.home.get(id(t.node), ())
 
     def filled(self, node: Node, new: dict[Tensor, Tensor]) -> Node:
         """The cond with what moves into its branches."""

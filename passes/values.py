@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from staticgraph.ir import COMMUTATIVE, CONSTANT, INPUT, VARIABLE, Node, Tensor, freeze
+from staticgraph.control import SIDES, Cond
+from staticgraph.ir import COMMUTATIVE, CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, freeze
 from staticgraph.rewrite import uniform_value
 from staticgraph.types import is_bool, is_differentiable
 
@@ -79,6 +80,10 @@ class Values:
             return [self.keyed(("leaf", id(r)), "input") for r in node.results]
         if not node.op.pure:
             return [self.new() for _ in node.results]
+        if node.op is Cond:
+            p, *rest = operands
+            sides = [self.outputs(node.attrs[side], rest) for side in SIDES]
+            return [self.chosen(p, a, b) for a, b in zip(*sides, strict=True)]
         name, given = node.op.name, tuple(operands)
         if name in _MIRRORED:
             name, given = _MIRRORED[name], given[::-1]
@@ -95,6 +100,15 @@ class Values:
             if value is not None:
                 self.constants[found[0]] = bool(value)
         return found
+
+    def outputs(self, body: Graph, inputs: Sequence[int]) -> list[int]:
+        """The numbers of what a body gives for inputs of these numbers."""
+        numbers = dict(zip(body.inputs, inputs, strict=True))
+        return [self.of(t, numbers) for t in body.outputs]
+
+    def chosen(self, p: int, a: int, b: int) -> int:
+        """The number of `a` where p holds, else `b`."""
+        return a if a == b else self.keyed(("cond", p, a, b))
 
     # -- truth ------------------------------------------------------------------------------------
 

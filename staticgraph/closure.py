@@ -62,7 +62,10 @@ def leaves_of(op: str, function: Callable, value: Any) -> tuple[list[Any], Any]:
 def name_of(function: Callable) -> str:
     """'relu (model.py:12)': how messages call a user's function."""
     where = defined(function)
-    name = getattr(_plain(function), "__name__", type(function).__name__)
+    plain = _plain(function)
+    name = plain.__name__ if hasattr(plain, "__code__") else getattr(function, "__name__", "")
+    if not name or name == "__call__":
+        name = type(function).__name__
     return f"{name} ({where})" if where else name
 
 

@@ -174,22 +174,23 @@ class Function:
         """Arrays in the order of the inputs."""
         if len(arrays) > len(self.names):
             raise InputError(
-                f"call: takes {len(self.names)} inputs ({', '.join(self.names) or 'none'}), got {len(arrays)} arrays"
+                f"call: takes {len(self.names)} inputs ({', '.join(self.names) or 'none'}),"
+                f" got {len(arrays)} arrays"
             )
         given = dict(zip(self.names, arrays, strict=False))
         for name, a in named.items():
             if name not in self.names:
                 raise InputError(
-                    f"call: there is no input {name!r}; the inputs are {', '.join(self.names) or 'none'}"
+                    f"call: there is no input {name!r};"
+                    f" the inputs are {', '.join(self.names) or 'none'}"
                 )
             if name in given:
                 raise InputError(f"call: input {name!r} is given by position and by name")
             given[name] = a
         missing = [n for n in self.names if n not in given]
         if missing:
-            raise InputError(
-                f"call: input {missing[0]!r} ({self.types[self.names.index(missing[0])]}) is missing"
-            )
+            t = self.types[self.names.index(missing[0])]
+            raise InputError(f"call: input {missing[0]!r} ({t}) is missing")
         return [given[n] for n in self.names]
 
     def _convert(self, k: int, a: Any) -> np.ndarray:
@@ -213,8 +214,8 @@ class Function:
             loose = not isinstance(a, (np.ndarray, np.generic))
             if not np.can_cast(array.dtype, t.dtype, "same_kind" if loose else "safe"):
                 raise InputError(
-                    f"call: input {name!r} is {t}; {array.dtype} does not cast to {t.dtype} without loss;"
-                    f" convert it with .astype({t.dtype!r})"
+                    f"call: input {name!r} is {t}; {array.dtype} does not cast to {t.dtype}"
+                    f" without loss; convert it with .astype({t.dtype!r})"
                 )
         return np.ascontiguousarray(array, t.dtype).reshape(t.shape)
 
@@ -293,7 +294,8 @@ def as_pipeline(pipeline: object) -> Pipeline:
     if isinstance(pipeline, str):
         if pipeline not in PIPELINES:
             raise GraphTypeError(
-                f"compile: there is no pipeline {pipeline!r}; there are {', '.join(map(repr, PIPELINES))}"
+                f"compile: there is no pipeline {pipeline!r};"
+                f" there are {', '.join(map(repr, PIPELINES))}"
             )
         return PIPELINES[pipeline]
     if isinstance(pipeline, (list, tuple)):
@@ -301,7 +303,8 @@ def as_pipeline(pipeline: object) -> Pipeline:
     if isinstance(pipeline, Pass):
         return Pipeline([pipeline])
     raise GraphTypeError(
-        f"compile: pipeline is a name, a Pipeline or a list of passes, got {type(pipeline).__name__}"
+        "compile: pipeline is a name, a Pipeline or a list of passes,"
+        f" got {type(pipeline).__name__}"
     )
 
 
@@ -389,7 +392,8 @@ def check_budget(budget: object, plan: Plan) -> None:
         ]
         largest = ", ".join(f"{b.what} ({b.size} B)" for b in live)
         raise BudgetError(
-            f"compile: the plan needs {plan.arena_bytes} B, the budget is {allowed} B; at its peak live: {largest};"
+            f"compile: the plan needs {plan.arena_bytes} B, the budget is {allowed} B;"
+            f" at its peak live: {largest};"
             " sg.checkpoint recomputes values instead of keeping them"
         )
 
@@ -406,7 +410,8 @@ def check_inputs(inputs: Sequence[Tensor], needed: Sequence[Tensor]) -> list[Ten
     for t in needed:
         if t not in chosen:
             raise InputError(
-                f"compile: the outputs need input {t.node.attrs['name']!r}, which inputs= leaves out"
+                f"compile: the outputs need input {t.node.attrs['name']!r},"
+                " which inputs= leaves out"
             )
     return given
 

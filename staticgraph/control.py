@@ -63,6 +63,24 @@ class Cond(Op):
         return _derived(node, [tangents[k + 1] for k in given], sides, node.types)
 
 
+@register
+class Nothing(Op):
+    """A value that nobody reads: what one branch gives where only the other one has something."""
+
+    name = "nothing"
+
+    def infer(self, *, type: TensorType) -> TensorType:
+        return type
+
+    def reference(
+        self, operands: Sequence[np.ndarray], types: Sequence[TensorType], *, type: TensorType
+    ) -> list[np.ndarray]:
+        return [np.zeros(type.shape, type.dtype)]
+
+    def vjp(self, node: Node, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+        return []
+
+
 Side = tuple[list[Tensor], list[Tensor | None]]
 
 

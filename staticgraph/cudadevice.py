@@ -10,7 +10,6 @@ import contextlib
 import functools
 import sys
 import threading
-import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,9 +27,9 @@ from staticgraph.errors import InternalError, TargetError
 OLDEST = (7, 5)
 
 HELP = (
-    "compile: target='cuda' needs one of: an NVIDIA GPU with its driver; the CUDA toolkit, to compile"
-    " without a GPU (pip install 'numba-cuda[cu13]', or set CUDA_HOME to an installed one); or"
-    " Numba's simulator (set NUMBA_ENABLE_CUDASIM=1 before Python starts)"
+    "compile: target='cuda' needs one of: an NVIDIA GPU with its driver; the CUDA toolkit, to"
+    " compile without a GPU (pip install 'numba-cuda[cu13]', or set CUDA_HOME to one installed);"
+    " or Numba's simulator (set NUMBA_ENABLE_CUDASIM=1 before Python starts)"
 )
 
 _simulator, _compiling = threading.Lock(), threading.Lock()
@@ -90,8 +89,9 @@ def signature(dtypes: Sequence[str]):
 @functools.lru_cache(maxsize=4096)
 def compiled(name: str, text: str, path: Path, dtypes: tuple[str, ...]):
     """The kernel for the GPU at hand; equal texts compile once."""
+    made = function(name, text, path)
     try:
-        return cuda.jit(signature(dtypes))(function(name, text, path))
+        return cuda.jit(signature(dtypes))(made)
     except Exception as error:
         raise InternalError(f"kernel {name} does not compile, see {path}: {error}") from error
 
@@ -110,13 +110,13 @@ def _capability(cc: tuple[int, int]) -> Iterator[None]:
     if state() == "device":
         yield
         return
-    with (
-        _compiling,
-        unittest.mock.patch.object(
-            dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=cc)
-        ),
-    ):
-        yield
+    with _compiling:
+        ask = dispatcher.get_current_device
+        dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=cc)
+        try:
+            yield
+        finally:
+            dispatcher.get_current_device = ask
 
 
 def bound(kernel, blocks: int, threads: int, arrays: Sequence) -> Callable[[], None]:

@@ -1,74 +1,84 @@
-"""The functions that generated CUDA kernels call, one per dtype: exp_f32, floordiv_i64, ...
+"""The functions that generated CUDA kernels call, one per dtype: exp_f32, floor_divide_i64, ...
 
-On a device they are NVIDIA's libdevice or device functions over it; under Numba's simulator the
-libdevice ones are NumPy's. Products of floats are rounded before anything is added to them, so
-that what is fused with what never shows in the bits.
+On a device they are NVIDIA's libdevice, or device functions over it; under Numba's simulator
+NumPy's functions stand for libdevice. Products of floats are rounded before anything is added to
+them, so that what a kernel computes does not depend on what the compiler contracts.
 
 Importing this file imports `numba.cuda`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 from numba import config, cuda
 
 from staticgraph.scalar import PRIMS
-from staticgraph.types import SHORT, is_float, is_integer, is_unsigned
+from staticgraph.types import ITEMSIZE, SHORT, is_float, is_integer, is_unsigned
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
+#: rows of PRIMS that libdevice computes, with its names for them; those for float32 end in f
+LIBRARY = {
+    **{
+        name: name
+        for name in ("atan2", "hypot", "copysign", "sqrt", "cbrt", "erfinv", "erf", "erfc")
+    },
+    **{name: name for name in ("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "tanh")},
+    **{name: name for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh")},
+    **{name: name for name in ("asinh", "acosh", "atanh", "floor", "ceil", "trunc")},
+    "power": "pow",
+    "round": "rint",
+    "ndtr": "normcdf",
+    "abs": "fabs",
+}
+
 if SIMULATED:
 
-    def device(function):
+    def device(function: Callable) -> Callable:
         """The simulator runs device functions as they are."""
         return function
 
-    def library(name: str, dtype: str):
+    def _numpy(name: str) -> Callable:
+        function = PRIMS[name].numpy
+        return lambda *args: function(*args)[()]
+
+    def library(dtype: str) -> dict[str, Callable]:
         """What libdevice computes, by NumPy."""
-        numpy = PRIMS[name].numpy
-        return lambda *args: numpy(*args)[()]
+        return {"fmod": np.fmod, "multiply": np.multiply} | {name: _numpy(name) for name in LIBRARY}
 
 else:
     from numba.cuda import libdevice
 
     device = cuda.jit(device=True)
 
-    #: our name: libdevice's, where they differ; the float32 functions end in f
-    _LIBDEVICE = {
-        "power": "pow", "multiply": "mul_rn", "round": "rint", "ndtr": "normcdf", "abs": "fabs",
-    }  # fmt: skip
-
-    def library(name: str, dtype: str):
-        """The function of libdevice."""
-        name = _LIBDEVICE.get(name, name)
-        if name == "mul_rn":
-            return libdevice.fmul_rn if dtype == "float32" else libdevice.dmul_rn
-        return getattr(libdevice, name + "f" if dtype == "float32" else name)
+    def library(dtype: str) -> dict[str, Callable]:
+        """The functions of libdevice for a dtype; its `mul_rn` is never fused with an addition."""
+        end, letter = ("f", "f") if dtype == "float32" else ("", "d")
+        names = {"fmod": "fmod", **LIBRARY}
+        found = {ours: getattr(libdevice, theirs + end) for ours, theirs in names.items()}
+        return found | {"multiply": getattr(libdevice, f"{letter}mul_rn")}
 
 
-#: rows of PRIMS that libdevice has under the same name or one of _LIBDEVICE
-LIBRARY = (
-    "power", "atan2", "hypot", "copysign", "sqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "log2",
-    "log10", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
-    "erf", "erfc", "erfinv", "ndtr", "floor", "ceil", "trunc", "round", "multiply",
-)  # fmt: skip
+def _ordered() -> list[Callable]:
+    """What all real numbers have. A NaN wins, as in NumPy."""
 
-
-def _ordered(define, T):
-    """What all real numbers have, NaN included."""
-
-    @define
     def maximum(x, y):
         return x if (x > y or x != x) else y
 
-    @define
     def minimum(x, y):
         return x if (x < y or x != x) else y
 
+    return [maximum, minimum]
 
-def _signed(define, T):
-    @define
+
+def _floats(T: Callable, own: dict[str, Callable]) -> list[Callable]:
+    """Functions of floats over those of the library."""
+    exp, log1p, fabs, sqrt = own["exp"], own["log1p"], own["abs"], own["sqrt"]
+    floor, fmod, copysign, times = own["floor"], own["fmod"], own["copysign"], own["multiply"]
+
     def sign(x):
         if x > T(0):
             return T(1)
@@ -76,44 +86,27 @@ def _signed(define, T):
             return T(-1)
         return T(0) if x == T(0) else x
 
-    @define
-    def signbit(x):
-        return x < T(0)
-
-
-def _floats(define, T, exp, log1p, fmod, floor, copysign, fabs, sqrt, mul):
-    @define
-    def abs(x):
-        return fabs(x)
-
-    @define
-    def reciprocal(x):
-        return T(1) / x
-
-    @define
-    def rsqrt(x):
-        return T(1) / sqrt(x)
-
-    @define
     def signbit(x):
         return copysign(T(1), x) < T(0)
 
-    @define
     def isfinite(x):
         return x - x == T(0)
 
-    @define
     def isinf(x):
         return x == x and x - x != T(0)
 
-    @define
+    def reciprocal(x):
+        return T(1) / x
+
+    def rsqrt(x):
+        return T(1) / sqrt(x)
+
     def remainder(x, y):
         rest = fmod(x, y)
         if rest == T(0):
             return copysign(T(0), y)
         return rest + y if (y < T(0)) != (rest < T(0)) else rest
 
-    @define
     def floor_divide(x, y):
         if y == T(0):
             return x / y
@@ -126,7 +119,6 @@ def _floats(define, T, exp, log1p, fmod, floor, copysign, fabs, sqrt, mul):
         whole = floor(quotient)
         return whole + T(1) if quotient - whole > T(0.5) else whole
 
-    @define
     def logaddexp(x, y):
         if x == y:
             return x + T(0.6931471805599453)
@@ -134,106 +126,120 @@ def _floats(define, T, exp, log1p, fmod, floor, copysign, fabs, sqrt, mul):
         low = y if x > y else x
         return high + log1p(exp(low - high))
 
-    @define
     def sigmoid(x):
         e = exp(-fabs(x))
         return (T(1) if x >= T(0) else e) / (T(1) + e)
 
-    @define
     def softplus(x):
-        high = T(0) if x < T(0) else x
-        return high + log1p(exp(-fabs(x)))
+        return (T(0) if x < T(0) else x) + log1p(exp(-fabs(x)))
 
-    @define
     def log_sigmoid(x):
-        low = T(0) if x > T(0) else x
-        return low - log1p(exp(-fabs(x)))
+        return -((T(0) if x > T(0) else -x) + log1p(exp(-fabs(x))))
 
-    @define
+    def npdf(x):
+        return times(exp(times(times(T(-0.5), x), x)), T(0.3989422804014327))
+
     def gelu_tanh(x):
-        cube = mul(mul(x, x), x)
-        inner = mul(T(0.7978845608028654), x + mul(T(0.044715), cube))
-        # x sigmoid(2 inner): 1 + tanh would cancel for negative x.
+        inner = times(T(0.7978845608028654), x + times(T(0.044715), times(times(x, x), x)))
+        # x sigmoid(2 inner): 1 + tanh(inner) would cancel where x is negative.
         e = exp(-fabs(inner + inner))
-        return mul(x, (T(1) if inner >= T(0) else e) / (T(1) + e))
+        return times(x, (T(1) if inner >= T(0) else e) / (T(1) + e))
+
+    return [
+        *(sign, signbit, isfinite, isinf, reciprocal, rsqrt, remainder, floor_divide),
+        *(logaddexp, sigmoid, softplus, log_sigmoid, npdf, gelu_tanh),
+    ]
 
 
-def _integers(define, T, bits, minus_one):
-    @define
+def _integers(T: Callable, bits: int) -> list[Callable]:
+    """What signed and unsigned integers share. Numba computes in 64 bits; T wraps."""
+
     def multiply(x, y):
         return T(x * y)
 
-    @define
     def bitwise_invert(x):
         return T(~x)
 
-    @define
     def left_shift(x, y):
         return T(x << y) if T(0) <= y and y < T(bits) else T(0)
 
-    @define
     def isfinite(x):
         return True
 
-    @define
     def isinf(x):
         return False
 
-    for name in ("floor", "ceil", "trunc", "round"):
-        define(_same, name)
-    if minus_one is None:
-        define(_same, "abs")
+    def floor(x):
+        return x
 
-        @define
-        def right_shift(x, y):
-            return T(x >> y) if y < T(bits) else T(0)
+    def ceil(x):
+        return x
 
-        @define
-        def floor_divide(x, y):
-            return T(x // y) if y != T(0) else T(0)
+    def trunc(x):
+        return x
 
-        @define
-        def remainder(x, y):
-            return T(x % y) if y != T(0) else T(0)
+    def round(x):
+        return x
 
-        return
+    return [multiply, bitwise_invert, left_shift, isfinite, isinf, floor, ceil, trunc, round]
 
-    @define
+
+def _signed(T: Callable, bits: int) -> list[Callable]:
     def abs(x):
         return T(-x) if x < T(0) else x
 
-    @define
+    def sign(x):
+        return T(1) if x > T(0) else T(-1) if x < T(0) else T(0)
+
+    def signbit(x):
+        return x < T(0)
+
     def right_shift(x, y):
         return T(x >> y) if T(0) <= y and y < T(bits) else T(x >> T(bits - 1))
 
-    # The smallest integer divided by -1 has no place in the dtype and wraps.
-    @define
+    # Division by zero gives 0, and the smallest integer divided by -1 wraps: neither may trap.
     def floor_divide(x, y):
         if y == T(0):
             return T(0)
-        return T(-x) if y == minus_one else T(x // y)
+        return T(-x) if y == T(-1) else T(x // y)
 
-    @define
     def remainder(x, y):
-        return T(0) if y == T(0) or y == minus_one else T(x % y)
+        return T(0) if y == T(0) or y == T(-1) else T(x % y)
+
+    return [abs, sign, signbit, right_shift, floor_divide, remainder]
 
 
-def _same(x):
-    return x
+def _unsigned(T: Callable, bits: int) -> list[Callable]:
+    def abs(x):
+        return x
+
+    def sign(x):
+        return T(1) if x > T(0) else T(0)
+
+    def signbit(x):
+        return False
+
+    def right_shift(x, y):
+        return T(x >> y) if y < T(bits) else T(0)
+
+    def floor_divide(x, y):
+        return T(x // y) if y != T(0) else T(0)
+
+    def remainder(x, y):
+        return T(x % y) if y != T(0) else T(0)
+
+    return [abs, sign, signbit, right_shift, floor_divide, remainder]
 
 
-def _from_float(dtype: str):
+def _from_float(dtype: str) -> Callable:
     """A cast of a float to an integer dtype as x86 does it, which is what NumPy gives there.
 
     What does not fit is the smallest integer of 32 or 64 bits, cut to the dtype; the upper half of
     uint32 and uint64 is folded first.
     """
-    T = getattr(numba, dtype)
-    bits = int("".join(filter(str.isdigit, dtype)))
+    T, bits = getattr(numba, dtype), 8 * ITEMSIZE[dtype]
     wide = 64 if bits == 64 else 32
-    W, half = getattr(numba, f"int{wide}"), 2.0 ** (wide - 1)
-    lowest = -(2 ** (wide - 1))
-    folds = is_unsigned(dtype) and bits == wide
+    W, half, lowest = getattr(numba, f"int{wide}"), 2.0 ** (wide - 1), -(2 ** (wide - 1))
 
     def signed(x):
         y = numba.float64(x)
@@ -241,62 +247,35 @@ def _from_float(dtype: str):
 
     signed = device(signed)
 
-    def to_signed(x):
+    def to(x):
         return T(signed(x))
 
-    def to_unsigned(x):
+    def to_folded(x):
         y = numba.float64(x)
         return T(W(signed(y - half)) ^ W(lowest)) if y >= half else T(signed(y))
 
-    return device(to_unsigned if folds else to_signed)
+    return device(to_folded if is_unsigned(dtype) and bits == wide else to)
 
 
-def _table() -> dict:
-    """Every function under its name and dtype code."""
-    found = {}
+def _invert(x):
+    return not x
+
+
+def _table() -> dict[str, Callable]:
+    """Every function under its name and the code of its dtype."""
+    found: dict[str, Callable] = {"bitwise_invert_b1": device(_invert)}
     for dtype, code in SHORT.items():
-        if dtype == "bool":
-            found["bitwise_invert_b1"] = device(lambda x: not x)
-        if not (is_float(dtype) or is_integer(dtype)):
-            continue
-        T = getattr(numba, dtype)
-
-        def define(function, name=None, code=code):
-            made = device(function)
-            found[f"{name or function.__name__}_{code}"] = made
-            return made
-
-        _ordered(define, T)
+        T, bits = getattr(numba, dtype, None), 8 * ITEMSIZE[dtype]
+        made: list[Callable] = []
         if is_float(dtype):
-            _signed(define, T)
-            for name in LIBRARY:
-                found[f"{name}_{code}"] = library(name, dtype)
-            fmod = np.fmod if SIMULATED else library("fmod", dtype)
-            own = {n: found[f"{n}_{code}"] for n in ("exp", "log1p", "floor", "copysign", "sqrt")}
-            _floats(
-                define,
-                T,
-                **own,
-                fmod=fmod,
-                fabs=library("abs", dtype),
-                mul=found[f"multiply_{code}"],
-            )
-        else:
-            if is_unsigned(dtype):
-                define(_unsigned_sign(T), "sign")
-                define(lambda x: False, "signbit")
-            else:
-                _signed(define, T)
-            bits = int("".join(filter(str.isdigit, dtype)))
-            _integers(define, T, bits, None if is_unsigned(dtype) else T(-1))
+            own = library(dtype)
+            found |= {f"{name}_{code}": f for name, f in own.items()}
+            made = _floats(T, own)
+        elif is_integer(dtype):
+            made = _integers(T, bits) + (_unsigned if is_unsigned(dtype) else _signed)(T, bits)
             found[f"to_{code}"] = _from_float(dtype)
-    for name in ("maximum", "minimum"):
-        _ordered(lambda f: found.setdefault(f"{f.__name__}_b1", device(f)), None)
+        found |= {f"{f.__name__}_{code}": device(f) for f in (*_ordered(), *made)}
     return found
-
-
-def _unsigned_sign(T):
-    return lambda x: T(1) if x > T(0) else T(0)
 
 
 globals().update(_table())

@@ -76,7 +76,8 @@ class CudaExecutable:
         self.plan, self.kernels = plan, kernels
         self.frames: list[_Frame] = []
         self.constants: list[Any] | None = None
-        self.updated = [plan.variables.index(v) for v, _ in plan.graph.updates]
+        changed = {id(v) for v, _ in plan.graph.updates}
+        self.updated = [k for k, v in enumerate(plan.variables) if id(v) in changed]
         self.code = []
         if device().state() != "toolkit":
             self.code = [device().compiled(k.name, k.source, k.path, k.dtypes) for k in kernels]

@@ -96,7 +96,7 @@ class Traced:
         return self._trace(types, form)
 
     def _trace(self, types: list[Any], form: Any) -> Function:
-        """Compile for arguments of these types; what is no type is handed to the function as it is."""
+        """Compile for arguments of these types; what is no type reaches the function as it is."""
         leaves = [
             input(name, t.shape, t.dtype) if isinstance(t, TensorType) else t
             for name, t in zip(_leaf_names(form), types, strict=True)

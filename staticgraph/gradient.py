@@ -36,8 +36,8 @@ def grad(y: Tensor, xs: Any, cotangent: object = None) -> Any:
         raise GradientError(f"grad: y must be a tensor, got {type(y).__name__}{hint}")
     if cotangent is None and y.size != 1:
         raise GradientError(
-            f"grad: y is {y.type}, not a scalar; give cotangent= a tensor of shape {y.shape}, or reduce y"
-            " (for example y.sum())"
+            f"grad: y is {y.type}, not a scalar; give cotangent= a tensor of shape {y.shape},"
+            " or reduce y (for example y.sum())"
         )
     if cotangent is None:
         _needs_float("grad", y, "y")
@@ -52,7 +52,7 @@ def grad(y: Tensor, xs: Any, cotangent: object = None) -> Any:
 
 
 def vjp(ys: Any, xs: Any, cotangents: Any) -> Any:
-    """Vector-Jacobian product: the sum over ys of cotangent times derivative, in the form of `xs`."""
+    """Vector-Jacobian product: the sum over ys of cotangent times derivative, in the form of xs."""
     y_list, _ = tree.flatten(ys)
     x_list, form = tree.flatten(xs)
     c_list, _ = tree.flatten(cotangents)
@@ -78,12 +78,13 @@ def vjp(ys: Any, xs: Any, cotangents: Any) -> Any:
 def _needs_float(what: str, t: Tensor, role: str) -> None:
     if not is_differentiable(t.type.dtype):
         raise GradientError(
-            f"{what}: {role} is {t.type}, and only floats have derivatives; cast it with .astype('float32')"
+            f"{what}: {role} is {t.type}, and only floats have derivatives;"
+            " cast it with .astype('float32')"
         )
 
 
 def pullback(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> list[Tensor | None]:
-    """The reverse sweep from (tensor, cotangent) pairs: what each of `xs` gets, None for nothing."""
+    """The reverse sweep from (tensor, cotangent) pairs: what each of xs gets, None for nothing."""
     nodes = postorder([y for y, _ in seeds])
     wanted = set(xs)
     # Only nodes that lead to an x matter; the others would build dead gradients.
@@ -108,7 +109,8 @@ def pullback(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> li
                 pulled = node.op.vjp(node, cotangents)
             if len(pulled) != len(node.operands):
                 raise GradientError(
-                    f"{node.op.name}: its gradient rule returned {len(pulled)} values for {len(node.operands)} operands"
+                    f"{node.op.name}: its gradient rule returned {len(pulled)} values"
+                    f" for {len(node.operands)} operands"
                 )
             for t, g in zip(node.operands, pulled, strict=True):
                 if g is None or t not in active:
@@ -201,7 +203,7 @@ def _push(node: Node, incoming: Sequence[Tensor | None]) -> Sequence[Tensor | No
 
 
 def hvp(y: Tensor, xs: Any, vs: Any) -> Any:
-    """Hessian of scalar `y` with respect to `xs` times `vs`, forward over reverse, in the form of `xs`."""
+    """Hessian of scalar y with respect to xs times vs, forward over reverse, in the form of xs."""
     return jvp(grad(y, xs), xs, vs)
 
 

@@ -59,7 +59,7 @@ def building(
     hook: Callable[[Node], Sequence[Tensor] | None] | None = None,
     clone: int | None = None,
 ) -> Iterator[None]:
-    """While active, new nodes carry `where` and `clone`, and `hook` may offer tensors in their place."""
+    """While active, new nodes carry `where` and `clone`; `hook` may offer tensors instead."""
     old = (
         getattr(_context, "where", None),
         getattr(_context, "hook", None),
@@ -87,8 +87,8 @@ def offered(node: Node) -> Sequence[Tensor]:
 
 #: ops whose two operands may change places without changing a bit
 COMMUTATIVE = frozenset(
-    ("add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor",
-     "bitwise_and", "bitwise_or", "bitwise_xor")
+    ("add", "multiply", "maximum", "minimum", "equal", "not_equal",
+     "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor")
 )  # fmt: skip
 
 
@@ -145,7 +145,8 @@ class Node:
         )
 
     def __repr__(self) -> str:
-        return f"{self.op.name}({', '.join(str(t.type) for t in self.operands)}) -> {', '.join(map(str, self.types))}"
+        operands = ", ".join(str(t.type) for t in self.operands)
+        return f"{self.op.name}({operands}) -> {', '.join(map(str, self.types))}"
 
 
 def freeze(value: Any) -> Any:
@@ -185,9 +186,10 @@ FUNCTIONS: dict[str, Callable] = {}
 
 
 _UFUNCS = {
-    "true_divide": "divide", "absolute": "abs", "fabs": "abs", "conjugate": "conj", "arcsin": "asin", "arccos": "acos",
-    "arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "rint": "round",
-    "invert": "bitwise_invert", "float_power": "power", "mod": "remainder",
+    "true_divide": "divide", "absolute": "abs", "fabs": "abs", "conjugate": "conj",
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh",
+    "arccosh": "acosh", "arctanh": "atanh", "rint": "round", "invert": "bitwise_invert",
+    "float_power": "power", "mod": "remainder",
 }  # fmt: skip
 
 
@@ -321,8 +323,9 @@ class Tensor:
 
     def __bool__(self) -> bool:
         raise GraphTypeError(
-            f"a tensor ({self.type}) has no truth value while the graph is built: its numbers come when it"
-            " runs; choose between values with sg.ops.where, between computations with sg.cond"
+            f"a tensor ({self.type}) has no truth value while the graph is built:"
+            " its numbers come when it runs; choose between values with sg.ops.where,"
+            " between computations with sg.cond"
         )
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -334,7 +337,8 @@ class Tensor:
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise GraphTypeError(
             f"a tensor ({self.type}) has no numbers while the graph is built: compile it with"
-            " sg.compile(tensor) and call the result, or use the functions of sg.ops instead of NumPy's"
+            " sg.compile(tensor) and call the result, or use the functions of sg.ops instead of"
+            " NumPy's"
         )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *operands: Any, **kwargs: Any) -> Any:
@@ -342,7 +346,8 @@ class Tensor:
         name = _UFUNCS.get(ufunc.__name__, ufunc.__name__)
         if method != "__call__" or kwargs or name not in FUNCTIONS:
             raise GraphTypeError(
-                f"np.{ufunc.__name__} has no numbers to work on while the graph is built; use the functions of sg.ops"
+                f"np.{ufunc.__name__} has no numbers to work on while the graph is built;"
+                " use the functions of sg.ops"
             )
         return FUNCTIONS[name](*operands)
 
@@ -439,7 +444,8 @@ class Variable(Tensor):
             array.dtype, self.spec.dtype, "same_kind"
         ):
             raise ShapeError(
-                f"variable {self.name!r} is {self.spec}; it cannot take {array.dtype}{list(array.shape)}"
+                f"variable {self.name!r} is {self.spec};"
+                f" it cannot take {array.dtype}{list(array.shape)}"
             )
         with self.lock:
             self._array[...] = array

@@ -29,7 +29,7 @@ ALIGN = 64
 DEFAULT_EFFORT = 2
 
 # Work is counted in units of about a nanosecond; each level of effort has ten times more.
-_WORK_OF_EFFORT_1 = 30_000_000
+_WORK_OF_EFFORT_1 = 40_000_000
 _FIRST_FIT_WORK = 8  # for every pair of blocks
 # A restart ends after this many steps more than it has blocks: short ones find more.
 _SPARE_STEPS = 200

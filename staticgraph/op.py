@@ -196,7 +196,7 @@ class Elementwise(NestOp):
     def pulled(
         self, types: Sequence[TensorType], attrs: dict[str, Any], g: s.Expr
     ) -> Sequence[s.Expr | None]:
-        """Cotangents of the operands for cotangent `g`: by the op's own rule, else from the table."""
+        """Cotangents of the operands for cotangent g: by the op's own rule, else from the table."""
         if self.rule is None:
             return s.vjp(self.expr(types, attrs), len(types), g)
         result = self.expr(types, attrs).dtype
@@ -209,7 +209,8 @@ class Elementwise(NestOp):
         if shape is None:
             given = " and ".join(str(t) for t in types)
             raise ShapeError(
-                f"{self.name}: {given} do not broadcast: counted from the right, sizes must be equal or 1"
+                f"{self.name}: {given} do not broadcast:"
+                " counted from the right, sizes must be equal or 1"
                 f"{_broadcast_hint([t.shape for t in types])}"
             )
         try:
@@ -263,6 +264,8 @@ class Elementwise(NestOp):
     def simplify(self, node: Node) -> Sequence[Tensor] | None:
         """Apply the rewrites of the expression constructors to whole tensors."""
         operands = node.operands
+        if self.name == "negative" and operands[0].node.op is self:
+            return operands[0].node.operands
         consts = [_uniform(t) for t in operands]
         if (
             all(c is None for c in consts)
@@ -412,7 +415,8 @@ def _public_elementwise(
                 args.append(kwargs.pop(p))
         if len(args) != len(positional):
             raise GraphTypeError(
-                f"{name}: takes {len(positional)} operands ({', '.join(positional)}), got {len(args)}"
+                f"{name}: takes {len(positional)} operands ({', '.join(positional)}),"
+                f" got {len(args)}"
             )
         return run(*args, **kwargs)
 

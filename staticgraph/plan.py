@@ -84,14 +84,14 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"plan ({len(self.launches)} kernels, arena {self.arena_bytes} B, live {self.lower_bound} B)"
+            f"plan ({len(self.launches)} kernels, arena {self.arena_bytes} B,"
+            f" live {self.lower_bound} B)"
         ]
         for i, step in enumerate(self.steps):
             lines.append(f"  step {i:<3} {self._step(step)}")
         for i, b in enumerate(self.buffers):
-            lines.append(
-                f"  buffer arena{i} [{b.offset}:{b.offset + b.size}] steps {b.start}..{b.stop - 1}  {b.what}"
-            )
+            place = f"[{b.offset}:{b.offset + b.size}]"
+            lines.append(f"  buffer arena{i} {place} steps {b.start}..{b.stop - 1}  {b.what}")
         return "\n".join(lines) + "\n"
 
     def _step(self, step: Step) -> str:
@@ -103,7 +103,8 @@ class Plan:
                 if step.node is not None and step.node.where
                 else ""
             )
-            return f"{step.launch.name:<28} tiles {step.launch.tiles:<5}{'parallel ' if step.launch.parallel else ''}({refs}){where}"
+            split = "parallel " if step.launch.parallel else ""
+            return f"{step.launch.name:<28} tiles {step.launch.tiles:<5}{split}({refs}){where}"
         if step.kind == "jump_if_false":
             return f"jump to {step.target} if not {step.refs[0]}"
         if step.kind == "jump":
@@ -126,7 +127,7 @@ def is_free(node: Node) -> bool:
         "reshape",
         "stop_gradient",
         "check",
-        "late",
+        "late", "nothing",
     )
 
 
@@ -224,7 +225,7 @@ class _Planner:
         return late
 
     def replaces(self, node: Node, t: Tensor, old: set[Tensor]) -> bool:
-        """Whether the node may write its result `t` over the variable that the `old` tensors show."""
+        """Whether the node may write its result t over the variable that the old tensors show."""
         reads = [k for k, o in enumerate(node.operands) if schedule.owner(o, is_free) in old]
         if node.op.name != "cond":
             pairs = self.code(node).inplace if reads else frozenset()
@@ -415,7 +416,7 @@ class _Planner:
                 self.buffers[ref.index].stop = max(self.buffers[ref.index].stop, len(self.steps))
 
     def handed_on(self, node: Node, r: Tensor) -> frozenset[tuple[int, int]]:
-        """Operands of a cond that a branch gives back as they are: their memory may hold the result."""
+        """Operands of a cond that a branch gives back as is: their memory may hold the result."""
         found = set()
         for body in (node.attrs["then"], node.attrs["orelse"]):
             base = schedule.owner(body.outputs[r.index], is_free)
@@ -441,7 +442,7 @@ class _Planner:
         targets, after = self.body_targets(body, results)
         self.emit(body, schedule.order(body, is_free, after), top=False, targets=targets)
         for t, ref in zip(body.outputs, results, strict=True):
-            if self.place(t) != ref:
+            if t.node.op.name != "nothing" and self.place(t) != ref:
                 self.step(Step("copy", (self.place(t), ref), nbytes=t.type.nbytes))
         for t in local:
             self.places.pop(t, None)
@@ -488,7 +489,8 @@ def code_for(node: Node, generate: Callable[[Node, str], Code] = code_of) -> Cod
         # x * x reads one operand and x * y two, of the same types.
         ids = [id(t) for t in node.operands]
         places = [ids.index(i) for i in ids]
-        key = f"{node.op.name} {node.types} {[t.type for t in node.operands]} {places} {sorted(node.attrs.items())}"
+        types = [t.type for t in node.operands]
+        key = f"{node.op.name} {node.types} {types} {places} {sorted(node.attrs.items())}"
         if any(isinstance(v, np.ndarray) for v in node.attrs.values()):
             return generate(node, kernel_name(node))
     found = _codes.get((generate, key))

@@ -54,7 +54,7 @@ class Builder:
 
 
 def rewritten(node: Node, rule: Callable[[Node], Sequence[Tensor] | None]) -> Sequence[Tensor]:
-    """The results of a node after applying a rule as often as it fires (each time it gets simpler)."""
+    """The results of a node after applying a rule as often as it fires (each time simpler)."""
     results: Sequence[Tensor] = node.results
     for _ in range(8):
         first = results[0].node if results else node
@@ -80,6 +80,7 @@ def fold(node: Node) -> Sequence[Tensor] | None:
                 constant(v, t.type.dtype) for v, t in zip(values, node.operands, strict=True)
             ]
             single = apply(node.op, *scalars, **node.attrs)
+            (single,) = fold(single.node) or [single]
             return [FUNCTIONS["broadcast_to"](single, node.results[0].shape)]
     if node.results[0].size > FOLD_LIMIT:
         return None
@@ -203,4 +204,6 @@ def uniform_value(t: Tensor) -> object | None:
     value: np.ndarray = t.node.attrs["value"]
     if not 0 < value.size <= FOLD_LIMIT or not (value == value.flat[0]).all():
         return None
+    if value.dtype.kind == "f" and np.signbit(value).any() != np.signbit(value).all():
+        return None  # 0.0 == -0.0, but what is divided by them differs
     return value.flat[0].item()

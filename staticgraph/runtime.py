@@ -137,7 +137,11 @@ def link(plan: Plan) -> Executable:
         else:
             rows.append([w.COMMIT, 0, 0, 0, 0, 0, 0, 0])
     program = Program(
-        np.array(rows, np.int64).reshape(-1, w.STEP_WORDS), np.array(slot, np.int64), np.array(offset, np.int64),
-        bases=count, scratch_bytes=plan.scratch_bytes, hold_gil=work < SHORT_PLAN,
-    )  # fmt: skip
+        np.array(rows, np.int64).reshape(-1, w.STEP_WORDS),
+        np.array(slot, np.int64),
+        np.array(offset, np.int64),
+        bases=count,
+        scratch_bytes=plan.scratch_bytes,
+        hold_gil=work < SHORT_PLAN,
+    )
     return Executable(plan, kernels, program)

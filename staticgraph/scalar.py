@@ -277,9 +277,10 @@ def cast(e: Expr, dtype: str) -> Expr:
     """The expression in another dtype, as NumPy's astype."""
     if e.dtype == dtype:
         return e
-    if e.name == "const" and not is_complex(e.dtype):
-        if is_integer(e.dtype) or is_bool(e.dtype) or (is_float(dtype) or is_complex(dtype)):
-            return const(np.array(e.value, e.dtype).astype(dtype).item(), dtype)
+    whole = is_integer(e.dtype) or is_bool(e.dtype)
+    exact = whole or (is_float(e.dtype) and (is_float(dtype) or is_complex(dtype)))
+    if e.name == "const" and exact:
+        return const(np.array(e.value, e.dtype).astype(dtype).item(), dtype)
     return _intern("cast", (e,), dtype)
 
 
@@ -383,10 +384,6 @@ def _abs_vjp(g, o, x):
     return (g * call("sign", x),)
 
 
-def _npdf(x):
-    return call("exp", x * x * -0.5) * (1.0 / math.sqrt(2.0 * math.pi))
-
-
 def _gelu_tanh_vjp(g, o, x):
     c = math.sqrt(2.0 / math.pi)
     x2 = x * x
@@ -435,6 +432,10 @@ def _np_ndtr(x):
     return 0.5 * _erfc(-x / math.sqrt(2.0))
 
 
+def _np_npdf(x):
+    return np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+
+
 def _np_gelu_tanh(x):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
@@ -460,7 +461,7 @@ def _row(name, kind, numpy, cpu, cuda, vjp, exact=False):
 PRIMS: dict[str, Prim] = {
     p.name: p
     for p in (
-        # name, kind, NumPy, CPU (operator or vector function), CUDA, cotangents (g, out, *args), exact
+        # name, kind, NumPy, CPU (operator or function), CUDA, cotangents (g, out, *args), exact
         _row("add", "arith", np.add, "+", "({0} + {1})", lambda g, o, x, y: (g, g), True),
         _row(
             "subtract", "arith", np.subtract, "-", "({0} - {1})", lambda g, o, x, y: (g, -g), True
@@ -726,7 +727,15 @@ PRIMS: dict[str, Prim] = {
             _keep(_np_ndtr),
             "ndtr",
             "ndtr_{t}({0})",
-            lambda g, o, x: (g * _npdf(x),),
+            lambda g, o, x: (g * call("npdf", x),),
+        ),
+        _row(
+            "npdf",
+            "float1",
+            _keep(_np_npdf),
+            "npdf",
+            "npdf_{t}({0})",
+            lambda g, o, x: (-(g * (x * o)),),
         ),
         _row(
             "sigmoid",
@@ -794,14 +803,14 @@ PRIMS: dict[str, Prim] = {
             True,
         ),
         _row(
-            "conj", "unary", np.conj, "conj", "({0}).conjugate()", lambda g, o, x: (conj(g),), True
+            "conj", "unary", np.conj, "conj", "{0}.conjugate()", lambda g, o, x: (conj(g),), True
         ),
         _row(
             "real",
             "realpart",
             np.real,
             "real",
-            "({0}).real",
+            "{0}.real",
             lambda g, o, x: (call("complex", g, const(0, g.dtype)),),
             True,
         ),
@@ -810,7 +819,7 @@ PRIMS: dict[str, Prim] = {
             "realpart",
             np.imag,
             "imag",
-            "({0}).imag",
+            "{0}.imag",
             lambda g, o, x: (call("complex", const(0, g.dtype), g),),
             True,
         ),

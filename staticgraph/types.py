@@ -146,7 +146,7 @@ def promote(*dtypes: str) -> str:
 
 
 def weak(dtype: str, value: bool | int | float | complex) -> str:
-    """The dtype of a Python scalar that meets a tensor of `dtype`: it never widens within a kind."""
+    """The dtype of a Python scalar that meets a `dtype` tensor: it never widens within a kind."""
     if isinstance(value, bool):
         return dtype
     if isinstance(value, int):

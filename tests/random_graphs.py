@@ -1,4 +1,4 @@
-"""Random graphs of ops for differential tests: every one is well typed and its numbers stay tame."""
+"""Random graphs of ops for differential tests: each is well typed and its numbers stay tame."""
 
 from __future__ import annotations
 

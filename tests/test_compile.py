@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import staticgraph as sg
+from staticgraph.types import DTYPES
 
 ops = sg.ops
 
@@ -268,7 +269,7 @@ def test_memory_is_what_is_allocated(rng):
         h = ops.tanh(h @ w)
     fn = sg.compile(sg.grad(h.sum(), x))
     memory = fn.memory
-    frame, arena = fn.executable.frame()
+    _, arena = fn.executable.frame()
     assert arena.nbytes - memory.peak_bytes < 128  # room to align the start
     assert memory.lower_bound_bytes <= memory.peak_bytes <= 1.02 * memory.lower_bound_bytes
     assert memory.peak_bytes >= max(memory.timeline)
@@ -283,8 +284,7 @@ def test_a_large_constant_is_data(rng):
     assert all(len(k.source) < 5000 for k in fn.kernels)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-                                   "float32", "float64", "complex64", "complex128"])  # fmt: skip
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_goes_through(dtype, rng):
     x = sg.input("x", (37,), dtype)
     a = rng.integers(0, 2 if dtype == "bool" else 100, 37).astype(dtype)

@@ -1,6 +1,6 @@
 """Imports go one way: a file may import only files named above it in LAYERS.
 
-A new file gets its place here, by hand. Names without a file are places kept for files to come.
+A new file gets its place here, by hand.
 """
 
 import ast
@@ -11,44 +11,50 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("staticgraph", "ops", "passes")
 
+# passes.fuse asks how a group of nodes would loop and what it would cost, so `codegen.affine`,
+# `codegen.lower` and `codegen.cpu` stand before the passes and the rest of `codegen` after them.
 ORDER = """
     errors types scalar nest ir tree op
 
-    ops.elementwise ops.shape ops.reduce ops.matmul ops.gather ops.index ops.sort ops.conv ops.pool
-    ops.norm ops.loss ops.attention ops.linalg ops.fft ops.random ops
+    ops.elementwise ops.shape ops.reduce ops.matmul ops.gather ops.index ops.conv ops.pool
+    ops.norm ops.loss ops.random ops
 
     rewrite gradient
     arraytext textreader text verify interpret archive
     closure control checkpoint custom
     fusion passmanager
 
-    codegen.affine codegen.lower
+    codegen.affine codegen.lower codegen.cpu
     passes.inline passes.guard passes.fold passes.values passes.branches passes.simplify passes.cse
-    passes.sink passes.fuse passes.remat
+    passes.handover passes.sink passes.fuse
     passes
 
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
     codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
-    codegen.vecmath_complex codegen.lanewise codegen.vector
-    codegen.microkernel codegen.contract_parts codegen.contract_matmul
-    codegen.contract_any codegen.contract_dot codegen.contract_conv codegen.contract
-    codegen.cpu codegen.epilogue codegen.select
-    codegen.cuda codegen.cudatile codegen.cudaselect
+    codegen.vecmath_complex codegen.lanewise codegen.vecmemory codegen.vector
+    codegen.contract_ir codegen.contract_shapes codegen.microkernel codegen.contract_moves
+    codegen.contract_parts codegen.contract_patches codegen.contract_matmul codegen.contract_dot
+    codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
+    codegen.contract
+    codegen.epilogue codegen.select
+    codegen.cudatext codegen.cuda codegen.cudatile codegen.cudasinks codegen.cudaselect
 
-    offsets schedule memory plan
+    offsets schedule plan
 
     codegen.lowlevel codegen.launchwords codegen.launchloop
-    threads native kernelcache direct jit kernels launch runtime
+    threads native kernelcache meanings direct jit kernels launch runtime
     cudamath cudadevice cudarun
 
-    compile frontend random optim gradcheck
-    profile explain cli __init__ __main__
+    compile frontend optim gradcheck __init__
 """
 LAYERS = ORDER.split()
 
-#: imports inside functions, each with the reason why it cannot stand at the top
+#: imports inside functions or blocks, each with the reason why it cannot stand at the top
 INSIDE = {
     ("scalar", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("cudamath", "numba.cuda"): "Numba's simulator has no libdevice",
+    ("cudadevice", "numba.cuda"): "Numba's simulator has no dispatcher",
+    ("cudadevice", "numba.cuda.simulator.kernelapi"): "only the simulator needs its shared memory",
     ("cudarun", "staticgraph.cudadevice"): "it imports numba.cuda, which only target='cuda' needs",
     ("kernels", "staticgraph.jit"): "it imports Numba, which a start from the kernel cache avoids",
 }
@@ -109,16 +115,16 @@ def test_imports_go_one_way(module):
     assert violations(module, FILES[module].read_text(encoding="utf-8")) == []
 
 
-def test_no_place_is_given_twice():
-    assert len(set(LAYERS)) == len(LAYERS)
+def test_every_file_has_one_place():
+    assert sorted(LAYERS) == sorted(FILES)
 
 
 def test_every_exception_is_needed():
     for module, name in INSIDE:
         tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
-        inner = [n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+        inner = [n for n in ast.walk(tree) if n not in tree.body]
         names = [imported(n) for n in inner if isinstance(n, (ast.Import, ast.ImportFrom))]
-        assert [name] in names, f"{module} no longer imports {name} inside a function"
+        assert [name] in names, f"{module} no longer imports {name} inside a function or block"
 
 
 PLANTED = [

@@ -17,7 +17,16 @@ from staticgraph.op import OPS, constant
 from staticgraph.types import spec
 
 #: ops with bodies or state, which other files test
-STRUCTURE = {"input", "constant", "variable", "fusion"}
+STRUCTURE = {
+    "input",
+    "constant",
+    "variable",
+    "fusion",
+    "cond",
+    "checkpoint",
+    "late",
+    "custom_gradient",
+}
 DTYPES = ("float32", "float64")
 TOLERANCE = {"float32": 1e-5, "complex64": 1e-5, "float64": 1e-12, "complex128": 1e-12}
 STEP = 1e-5

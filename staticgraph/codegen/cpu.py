@@ -33,7 +33,7 @@ SCRATCH_LIMIT = 1 << 18
 # Worth keeping between two stages of a row rather than computing again.
 DEAR = {
     "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "atan2",
-    "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "ndtr", "sigmoid", "softplus",
+    "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "ndtr", "npdf", "sigmoid", "softplus",
     "log_sigmoid", "silu", "gelu", "gelu_tanh", "power", "hypot", "logaddexp", "cbrt", "left_shift",
 }  # fmt: skip
 

@@ -1,18 +1,20 @@
-"""Which CUDA kernels compute a node: those of its region, or of a contraction and what follows it."""
+"""Which CUDA kernels compute a node: its region's, or a contraction's and those of what follows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
 
-from staticgraph.codegen.cuda import CudaKernels, generate
+from staticgraph.codegen.cuda import Elements, Rows
+from staticgraph.codegen.cudasinks import Sinks
+from staticgraph.codegen.cudatext import CudaSpecs
 from staticgraph.codegen.cudatile import Tiles, product_of
 from staticgraph.codegen.epilogue import split
 from staticgraph.codegen.lower import CannotLower, lower
 from staticgraph.codegen.select import Code, Launch, single
 from staticgraph.errors import TargetError
 from staticgraph.fusion import FUSION, contraction_of
-from staticgraph.ir import Graph, Node, Tensor
+from staticgraph.ir import Graph, Node
 from staticgraph.nest import Nest
 from staticgraph.op import NestOp
 from staticgraph.types import TensorType, is_complex
@@ -67,56 +69,40 @@ def body_of(node: Node) -> Graph:
     raise TargetError(f"{node.op.name}: target='cuda' has no kernel for it", node.where)
 
 
-def kernels_of(body: Graph, name: str) -> CudaKernels:
+def kernels_of(body: Graph, name: str) -> CudaSpecs:
     region = lower(body)
     product = product_of(region)
     if product is not None:
-        return CudaKernels([Tiles(region, name, product).kernel()])
-    return generate(region, name)
+        return CudaSpecs([Tiles(region, name, product).kernel()])
+    if region.sinks:
+        return Sinks(region, name).run()
+    if prod(region.sizes[k] for k in region.outer) == 0:
+        return CudaSpecs([])
+    return CudaSpecs([(Rows if region.inner else Elements)(region, name).kernel()])
 
 
-def launches(made: CudaKernels) -> Code:
-    return Code(
-        [
-            CudaLaunch(
-                k.name, k.text, "k", k.blocks, k.buffers, 0, True, k.elements, k.inplace, k.threads, k.dtypes
-            )
-            for k in made.steps
-        ],
-        made.workspace,
-    )  # fmt: skip
+def launches(made: CudaSpecs) -> Code:
+    found: list[Launch] = []
+    for k in made.steps:
+        place = (k.buffers, 0, True, k.elements, k.inplace, k.threads, k.dtypes)
+        found.append(CudaLaunch(k.name, k.text, "k", k.blocks, *place))
+    return Code(found, made.workspace)
 
 
 def in_two(body: Graph, base: Node, name: str) -> Code:
     """A contraction into the workspace, then what follows it, where their loops do not match."""
     result = base.results[0]
-    first = launches(kernels_of(reading(body, result), f"{name}_product"))
+    first = launches(kernels_of(Graph(body.inputs, [result]), f"{name}_product"))
     second = launches(kernels_of(split(body, base), f"{name}_after"))
-    inputs = len(body.inputs)
-    product = len(first.workspace)
-    shift = product + 1
-
-    def moved(refs, own: int):
-        for kind, k in refs:
-            if kind == "work":
-                yield kind, k + own
-            elif (kind, k) == (("out", 0) if own == 0 else ("in", inputs)):
-                yield "work", product
-            else:
-                yield kind, k
-
+    product, stand_in = len(first.workspace), len(body.inputs)
     for launch in first.launches:
-        launch.buffers, launch.inplace = tuple(moved(launch.buffers, 0)), frozenset()
+        moves = {("out", 0): ("work", product)}
+        launch.buffers = tuple(moves.get(ref, ref) for ref in launch.buffers)
+        launch.inplace = frozenset()
     for launch in second.launches:
-        launch.buffers = tuple(moved(launch.buffers, shift))
-        read = {k for one in first.launches for kind, k in one.buffers if kind == "in"}
-        launch.inplace = frozenset(
-            (o, i) for o, i in launch.inplace if i not in read and i != inputs
-        )
-    size = prod(result.shape) * (result.type.nbytes // max(result.size, 1))
-    return Code([*first.launches, *second.launches], [*first.workspace, size, *second.workspace])
-
-
-def reading(body: Graph, result: Tensor) -> Graph:
-    """The part of a body that yields one value, with all its inputs."""
-    return Graph(body.inputs, [result])
+        moves = {("work", k): ("work", product + 1 + k) for k in range(len(second.workspace))}
+        moves["in", stand_in] = ("work", product)
+        launch.buffers = tuple(moves.get(ref, ref) for ref in launch.buffers)
+        launch.inplace = frozenset((o, i) for o, i in launch.inplace if i != stand_in)
+    workspace = [*first.workspace, result.type.nbytes, *second.workspace]
+    return Code([*first.launches, *second.launches], workspace)

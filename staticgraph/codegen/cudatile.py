@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from staticgraph import scalar as s
-from staticgraph.codegen.cuda import CudaKernel, Scope, Writer, indent, literal
+from staticgraph.codegen.cudatext import CudaSpec, Scope, Writer, indent, literal
 from staticgraph.codegen.lower import Region
 from staticgraph.scalar import Expr
 from staticgraph.types import is_float
@@ -73,7 +73,7 @@ class Tiles(Writer):
         self.tile = SIDE * self.width
         self.down, self.across = -(-self.m // self.tile), -(-self.n // self.tile)
 
-    def kernel(self) -> CudaKernel:
+    def kernel(self) -> CudaSpec:
         p, dtype = self.product, self.dtype
         block = Scope(set(p.batch))
         load = [*self.factor(block, "left"), *self.factor(block, "right")]
@@ -111,7 +111,7 @@ class Tiles(Writer):
         return [f"for {name} in range({self.width}):", *indent(lines)]
 
     def factor(self, block: Scope, side: str) -> list[str]:
-        """Fill a factor's tile; past the ends it repeats the last element, and 0 past the products."""
+        """Fill a factor's tile: past the ends its last element again, past the products 0."""
         p = self.product
         e, axes, size = (p.left, p.rows, self.m) if side == "left" else (p.right, p.columns, self.n)
         scope = Scope({*p.batch, *axes, *self.region.inner})

@@ -33,7 +33,7 @@ def reduction_rows(shape: Sequence[int]) -> int:
 
 
 def mode(shape: Sequence[int], over: Sequence[int]) -> str:
-    """How a reduction runs: 'rows' in one sweep per kept index, 'partials' tile by tile, or 'all'."""
+    """How a reduction runs: 'rows' (a sweep per kept index), 'partials' (tile by tile) or 'all'."""
     kept = [k for k in range(len(shape)) if k not in over and shape[k] != 1]
     if not kept:
         return "all"
@@ -109,7 +109,7 @@ def is_window(node: Node) -> bool:
 
 
 def domain_of(body: Graph) -> tuple[int, ...]:
-    """The shape that the region loops over: that of the operand of its largest reduction, or of its results."""
+    """The shape the region loops over: of its largest reduction's operand, or of its results."""
     best: tuple[int, ...] = ()
     for node in body.nodes:
         if is_reduction(node):
@@ -440,7 +440,7 @@ def collapse(region: Region, side: list[int] | None = None) -> Region:
             fits = all(f.get(p, 0) == f.get(k, 0) * sizes[k] for f in forms)
             kept = [set(r.kept) for r in region.reductions]
             together = all((p in s_) == (k in s_) for s_ in kept)
-            # The last axis of a region with partial sums stays: its tiles are counted in rows of it.
+            # The last axis of a region with partial sums stays: its tiles count rows of it.
             if (
                 same_side
                 and fits

@@ -1,4 +1,4 @@
-"""Which kernels compute a node: a region, a contraction with what follows it, or a kernel by hand."""
+"""Which kernels compute a node: a region, a contraction and what follows, or a kernel by hand."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
         for k in steps.kernels
     ]  # fmt: skip
     if epilogue is not None and launches:
-        # A result may replace an operand of the epilogue, never one that the contraction still reads.
+        # A result may replace an operand of the epilogue, never one the contraction still reads.
         read = {inputs[b] for b, _, _ in operands}
         pairs = frozenset(
             (o, i) for o, i in epilogue.inplace() if i not in read and i != epilogue.acc_input

@@ -68,10 +68,10 @@ def _settled(p: V, t: V) -> V:
     return p * power * 2.0 ** -_LIFT[p.code]
 
 
-def _mills(a: V) -> V:
-    """Phi(-a) / phi(a) for a >= 0."""
-    numerator, denominator = (poly(a, c) for c in table("HAZARD", a))
-    return denominator / a.fma(denominator, numerator)
+def _times_mills(factor: V, a: V) -> V:
+    """factor * Phi(-a) / phi(a) for a >= 0."""
+    p, q = (poly(a, c) for c in table("HAZARD", a))
+    return factor * q / a.fma(q, p)
 
 
 def npdf(x: V) -> V:
@@ -87,7 +87,7 @@ def ndtr(x: V) -> V:
     start with the same instructions, and LLVM joins them.
     """
     a = _bounded(x, _NORMAL_END[x.code])
-    tail = _settled(*_density(a, a)) * _mills(a)
+    tail = _times_mills(_settled(*_density(a, a)), a)
     return select(x < 0.0, tail, 1.0 - tail)
 
 
@@ -95,7 +95,7 @@ def gelu(x: V) -> V:
     """x * ndtr(x), scaled last; -0.0 at -inf, the limit."""
     a = _bounded(x, _NORMAL_END[x.code])
     p, t = _density(a, a)
-    lost = _settled(a * (p * _mills(a)), t)
+    lost = _settled(a * _times_mills(p, a), t)
     return select(x < 0.0, -lost, x - lost)
 
 
@@ -115,8 +115,8 @@ def _upper_erfc(x: V) -> V:
     """erfc(|x|) = 2 Phi(-sqrt(2) |x|), the density from the exact square of x."""
     root = pieces("sqrt2", x.code, 1)[0]
     a = _bounded(x, _NORMAL_END[x.code] / root)
-    mills = _mills(a * root)
-    return _settled(*_density(a + a, a)) * (mills + mills)
+    density = _settled(*_density(a + a, a))
+    return _times_mills(density + density, a * root)
 
 
 def gelu_tanh(x: V) -> V:
