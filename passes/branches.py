@@ -47,10 +47,14 @@ def report(graph: Graph) -> list[Note]:
     return notes
 
 
-def _constant(t: Tensor) -> bool:
+def _source(t: Tensor) -> Tensor:
     while t.node.op.name in _VIEWS:
         t = t.node.operands[0]
-    return t.node.op is CONSTANT
+    return t
+
+
+def _constant(t: Tensor) -> bool:
+    return _source(t).node.op is CONSTANT
 
 
 def _without_idle_updates(graph: Graph, notes: list[Note]) -> Graph:
@@ -83,7 +87,7 @@ class _Decider:
     def __init__(self, notes: list[Note]):
         self.notes = notes
         self.values = Values()
-        #: constants that hold in their branch only
+        #: values that are what they are in their branch only
         self.assumed: set[Tensor] = set()
 
     def top(self, graph: Graph) -> Graph:
@@ -142,7 +146,7 @@ class _Scope:
             made = rewritten(node.with_operands(operands), _simpler)
             results = [self.settled(t) for t in made]
         if any(t in self.decider.assumed for t in operands):
-            self.decider.assumed.update(t for t in results if t.node.op is CONSTANT)
+            self.decider.assumed.update(map(_source, results))
         return results
 
     def settled(self, t: Tensor) -> Tensor:
@@ -161,10 +165,7 @@ class _Scope:
         return self.values.truth(self.number(t), self.facts)
 
     def why(self, t: Tensor, known: bool) -> str:
-        source = t
-        while source.node.op.name in _VIEWS:
-            source = source.node.operands[0]
-        fixed = source not in self.decider.assumed
+        fixed = _source(t) not in self.decider.assumed
         if fixed and self.values.truth(self.number(t), {}) is not None:
             return f"constant {known}"
         return f"{known} in the branch around it"

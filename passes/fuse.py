@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from staticgraph.codegen.cpu import DEAR
 from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, is_reduction, lower, mode
 from staticgraph.errors import InternalError
-from staticgraph.fusion import CONTRACTIONS, VIEWS, make, solid_operands
+from staticgraph.fusion import CONTRACTIONS, VIEWS, has_template, make, solid_operands
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
 from staticgraph.op import Elementwise, NestOp
 from staticgraph.passmanager import graph_pass, in_bodies
@@ -134,7 +134,10 @@ class _Fuser:
     def place(self, node: Node) -> None:
         result = node.results[0]
         if node.op.name in CONTRACTIONS:
-            self.new_group(node, result.shape).contraction = True
+            g = self.new_group(node, result.shape)
+            g.contraction = True
+            if not has_template(node):
+                g.sinks.add(result)  # computed by its plain meaning, alone
             return
         reduces = is_reduction(node)
         shape = node.operands[0].shape if reduces and node.operands else result.shape
@@ -503,15 +506,32 @@ class _Fuser:
         return list(found)
 
     def outputs_of(self, piece: list[Node]) -> list[Tensor]:
-        """Results that someone reads who does not compute them as well."""
+        """Results that someone reads who does not compute them as well.
+
+        Readers of a view read its source, so a view itself is handed out only as a root.
+        """
         inside = {id(n) for n in piece}
-        return [
-            r
-            for n in piece
-            for r in n.results
-            if r in self.roots
-            or any(id(u) not in inside and not self.has(u, n) for u in self.behind_views(r))
-        ]
+        found = []
+        for n in piece:
+            for r in n.results:
+                read = n.op.name not in VIEWS and any(
+                    id(u) not in inside and not self.has(u, n) for u in self.readers(r, inside)
+                )
+                if read or r in self.roots:
+                    found.append(r)
+        return found
+
+    def readers(self, t: Tensor, inside: set[int]) -> list[Node]:
+        """Who reads a tensor, looking through all views; a view outside may be a root itself."""
+        found = []
+        for reader in self.users.get(t, []):
+            if reader.op.name not in VIEWS:
+                found.append(reader)
+                continue
+            if reader.results[0] in self.roots and id(reader) not in inside:
+                found.append(reader)
+            found += self.readers(reader.results[0], inside)
+        return found
 
     def has(self, reader: Node, node: Node) -> bool:
         """Whether every group that has the reader computes the node itself."""
@@ -528,6 +548,8 @@ class _Fuser:
         for old, t in became.items():
             new[old] = renamed[t]
         for n in piece:
+            if n.op.name in VIEWS and n.results[0] not in new:
+                new[n.results[0]] = n.with_operands([new[o] for o in n.operands]).results[0]
             for r in n.results:
                 new.setdefault(r, r)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from staticgraph import closure, tree
 from staticgraph.closure import Call
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Op, Tensor, apply, building
+from staticgraph.ir import INPUT, VARIABLE, Node, Op, Tensor, apply, building
 from staticgraph.op import as_tensor, register
 from staticgraph.types import TensorType
 
@@ -66,31 +66,27 @@ class Checkpoint(Call):
 
     def vjp(self, node: Node, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
         body = node.attrs["body"]
-        given = [k for k, g in enumerate(cotangents) if g is not None]
-        gs = [cotangents[k] for k in given]
-        seeds, found = closure.body_vjp(body, given)
-        kept = [k for k, g in enumerate(found) if g is not None]
-        graph = Graph((*body.inputs, *seeds), [found[k] for k in kept])
+        made = closure.body_vjp(body, cotangents)
+        kept = [k for k, g in enumerate(made.results) if g is not None]
+        graph = made.graph(body, kept)
         read = closure.inputs_read(graph)
         clone = node.serial + 1  # the same number however often this node is differentiated
-        after = [g for g in gs if g.node.op is not CONSTANT]
         with building(clone=clone):
             operands = [
-                apply(Late, t, *after) if inner in read else t
+                apply(Late, t, *made.operands) if inner in read else t
                 for inner, t in zip(body.inputs, node.operands, strict=True)
             ]
-            made = dict(zip(kept, graph.inline([*operands, *gs], clone=clone), strict=True))
-        return [made.get(k) for k in range(len(node.operands))]
+            found = graph.inline([*operands, *made.operands], clone=clone)
+        places = dict(zip(kept, found, strict=True))
+        return [places.get(k) for k in range(len(node.operands))]
 
     def jvp(self, node: Node, tangents: Sequence[Tensor | None]) -> list[Tensor | None]:
         body = node.attrs["body"]
-        given = [k for k, t in enumerate(tangents) if t is not None]
-        seeds, found = closure.body_jvp(body, given)
-        kept = [k for k, t in enumerate(found) if t is not None]
-        graph = Graph((*body.inputs, *seeds), [found[k] for k in kept])
-        made = graph.inline([*node.operands, *(tangents[k] for k in given)])
-        places = dict(zip(kept, made, strict=True))
-        return [places.get(k) for k in range(len(found))]
+        made = closure.body_jvp(body, tangents)
+        kept = [k for k, t in enumerate(made.results) if t is not None]
+        found = made.graph(body, kept).inline([*node.operands, *made.operands])
+        places = dict(zip(kept, found, strict=True))
+        return [places.get(k) for k in range(len(made.results))]
 
 
 def checkpoint(function: Callable) -> Callable:

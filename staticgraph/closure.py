@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from staticgraph.ir import (
     postorder,
 )
 from staticgraph.op import is_scalar
+from staticgraph.rewrite import uniform_value
 from staticgraph.types import TensorType, is_differentiable
 
 
@@ -155,23 +157,57 @@ def zeros(type: TensorType) -> Tensor:
     return FUNCTIONS["zeros"](type.shape, type.dtype)
 
 
-def body_vjp(body: Graph, results: Sequence[int]) -> tuple[list[Tensor], list[Tensor | None]]:
-    """(cotangent inputs, cotangents of the body's inputs) for cotangents of some results.
+@dataclass(frozen=True)
+class Derived:
+    """The derivative of a body: nodes beside those of the body, which compute again what it needs.
 
-    The nodes stand beside those of the body, which compute again what the derivative needs.
+    `inputs` are its inputs after those of the body, `operands` what stands for them outside.
     """
-    seeds = [placeholder(f"g{k}", body.outputs[k].type) for k in results]
-    pairs = [(body.outputs[k], g) for k, g in zip(results, seeds, strict=True)]
+
+    inputs: list[Tensor]
+    operands: list[Tensor]
+    results: list[Tensor | None]
+
+    def graph(self, body: Graph, kept: Sequence[int]) -> Graph:
+        """The closed graph of some results, which must be there."""
+        return Graph((*body.inputs, *self.inputs), [self.results[k] for k in kept])
+
+
+def body_vjp(body: Graph, cotangents: Sequence[Tensor | None]) -> Derived:
+    """Cotangents of the inputs of a body from those of its outputs."""
+    seeds, inputs, operands = _seeds(body.outputs, cotangents, "g")
+    pairs = [(y, g) for y, g in zip(body.outputs, seeds, strict=True) if g is not None]
     wanted = [t for t in body.inputs if is_differentiable(t.type.dtype)]
     found = dict(zip(wanted, pullback(pairs, wanted), strict=True))
-    return seeds, [found.get(t) for t in body.inputs]
+    return Derived(inputs, operands, [found.get(t) for t in body.inputs])
 
 
-def body_jvp(body: Graph, operands: Sequence[int]) -> tuple[list[Tensor], list[Tensor | None]]:
-    """(tangent inputs, tangents of the body's outputs) for tangents of some operands."""
-    seeds = [placeholder(f"d{k}", body.inputs[k].type) for k in operands]
-    start = {body.inputs[k]: d for k, d in zip(operands, seeds, strict=True)}
-    return seeds, pushforward(body.outputs, start)
+def body_jvp(body: Graph, tangents: Sequence[Tensor | None]) -> Derived:
+    """Tangents of the outputs of a body from those of its inputs."""
+    seeds, inputs, operands = _seeds(body.inputs, tangents, "d")
+    start = {x: d for x, d in zip(body.inputs, seeds, strict=True) if d is not None}
+    return Derived(inputs, operands, pushforward(body.outputs, start))
+
+
+def _seeds(
+    like: Sequence[Tensor], given: Sequence[Tensor | None], letter: str
+) -> tuple[list[Tensor | None], list[Tensor], list[Tensor]]:
+    """(seeds inside, inputs, operands) for cotangents or tangents of a body.
+
+    Ones and zeros go inside as they are: they simplify there, and without that derivatives of
+    high order would be many times larger.
+    """
+    seeds: list[Tensor | None] = []
+    inputs: list[Tensor] = []
+    operands: list[Tensor] = []
+    for k, (t, g) in enumerate(zip(like, given, strict=True)):
+        if g is None or uniform_value(g) is not None:
+            seeds.append(g)
+            continue
+        seeds.append(placeholder(f"{letter}{k}", t.type))
+        inputs.append(seeds[-1])
+        operands.append(g)
+    return seeds, inputs, operands
 
 
 class Call(Op):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from staticgraph import closure, tree
+from staticgraph.closure import Derived
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.interpret import run
 from staticgraph.ir import FUNCTIONS, Graph, Node, Op, Tensor, apply, building
@@ -52,15 +54,12 @@ class Cond(Op):
         return run(then if operands[0] else orelse, operands[1:])
 
     def vjp(self, node: Node, cotangents: Sequence[Tensor | None]) -> list[Tensor | None]:
-        given = [k for k, g in enumerate(cotangents) if g is not None]
-        like = [t.type for t in node.operands[1:]]
-        sides = [closure.body_vjp(node.attrs[side], given) for side in SIDES]
-        return [None, *_derived(node, [cotangents[k] for k in given], sides, like)]
+        sides = [closure.body_vjp(node.attrs[side], cotangents) for side in SIDES]
+        return [None, *_derived(node, sides, [t.type for t in node.operands[1:]])]
 
     def jvp(self, node: Node, tangents: Sequence[Tensor | None]) -> list[Tensor | None]:
-        given = [k for k, t in enumerate(tangents[1:]) if t is not None]
-        sides = [closure.body_jvp(node.attrs[side], given) for side in SIDES]
-        return _derived(node, [tangents[k + 1] for k in given], sides, node.types)
+        sides = [closure.body_jvp(node.attrs[side], tangents[1:]) for side in SIDES]
+        return _derived(node, sides, node.types)
 
 
 @register
@@ -81,23 +80,24 @@ class Nothing(Op):
         return []
 
 
-Side = tuple[list[Tensor], list[Tensor | None]]
-
-
 def _derived(
-    node: Node, more: Sequence[Tensor], sides: Sequence[Side], like: Sequence[TensorType]
+    node: Node, sides: Sequence[Derived], like: Sequence[TensorType]
 ) -> list[Tensor | None]:
-    """A cond of what was derived from each branch, `more` being its further operands.
+    """A cond of what was derived from each branch.
 
     None stays where both branches have nothing; where one has, the other one gives zeros.
     """
-    kept = [k for k in range(len(like)) if any(found[k] is not None for _, found in sides)]
+    kept = [k for k in range(len(like)) if any(d.results[k] is not None for d in sides)]
+    if not kept:
+        return [None] * len(like)
     bodies = []
-    for name, (inputs, found) in zip(SIDES, sides, strict=True):
+    for name, d in zip(SIDES, sides, strict=True):
         with building(hook=closure.isolated, where=node.where):
-            outputs = [found[k] if found[k] is not None else closure.zeros(like[k]) for k in kept]
-        bodies.append(Graph((*node.attrs[name].inputs, *inputs), outputs))
-    results = make(node.operands[0], [*node.operands[1:], *more], *bodies) if kept else ()
+            full = [
+                closure.zeros(t) if r is None else r for r, t in zip(d.results, like, strict=True)
+            ]
+        bodies.append(replace(d, results=full).graph(node.attrs[name], kept))
+    results = make(node.operands[0], [*node.operands[1:], *sides[0].operands], *bodies)
     places = dict(zip(kept, results, strict=True))
     return [places.get(k) for k in range(len(like))]
 

@@ -42,6 +42,11 @@ class Fusion(Op):
 FUSION = add_op(Fusion())
 
 
+def has_template(base: Node) -> bool:
+    """Convolutions of integers and complex numbers go by their plain meaning."""
+    return base.op.name == "matmul" or base.results[0].type.dtype in ("float32", "float64")
+
+
 def contraction_of(body: Graph) -> Node | None:
     """The contraction in a body, of which there is at most one."""
     return next((n for n in body.nodes if n.op.name in CONTRACTIONS), None)

@@ -127,7 +127,8 @@ def is_free(node: Node) -> bool:
         "reshape",
         "stop_gradient",
         "check",
-        "late", "nothing",
+        "late",
+        "nothing",
     )
 
 

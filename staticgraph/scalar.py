@@ -802,9 +802,7 @@ PRIMS: dict[str, Prim] = {
             lambda g, o, c, x, y: (None, where(c, g, 0), where(c, const(0, g.dtype), g)),
             True,
         ),
-        _row(
-            "conj", "unary", np.conj, "conj", "{0}.conjugate()", lambda g, o, x: (conj(g),), True
-        ),
+        _row("conj", "unary", np.conj, "conj", "{0}.conjugate()", lambda g, o, x: (conj(g),), True),
         _row(
             "real",
             "realpart",

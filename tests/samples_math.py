@@ -93,6 +93,8 @@ PAIRS = [
     )
 ]
 CASES = [
+    row("npdf", lambda x: apply(OPS["npdf"], x), normal(*A),
+        lambda x: np.exp(-x * x / 2) / np.sqrt(2 * np.pi), 3),
     row("power", lambda x: x**2, normal(*A), lambda x: x**2, 3, "square"),
     row("power", lambda x: x**3, normal(*A), lambda x: x**3, 3, "cube"),
     row("power", lambda x: x**-1, off_zero(*A), lambda x: 1 / x, 3, "reciprocal"),

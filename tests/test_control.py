@@ -69,6 +69,20 @@ def test_gradients_are_right():
     sg.check_grad(lambda x, y: sg.cond(x.sum() > y.sum(), lambda: x * y, lambda: x / y), (X, X + 2))
 
 
+def size(graph):
+    """Nodes of a graph and of the bodies in it."""
+    bodies = (n.attrs[name] for n in graph.nodes for name in n.op.bodies)
+    return len(graph.nodes) + sum(size(body) for body in bodies)
+
+
+def test_high_orders_stay_small():
+    s, p = sg.input("s", (), "float64"), sg.input("p", (), "bool")
+    y = sg.cond(p, lambda: ops.sin(s) * ops.exp(s * s), lambda: s * s * s)
+    for _ in range(8):
+        y = sg.grad(y, s)
+    assert size(sg.Graph([s, p], [y])) < 250
+
+
 def test_only_the_branch_taken_runs():
     x = sg.input("x", (4,))
     i = sg.input("i", (2,), "int64")

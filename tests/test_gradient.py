@@ -11,9 +11,6 @@ from random_graphs import Builder
 from smooth import OTHERS, SMOOTH
 
 import staticgraph as sg
-from staticgraph.checkpoint import checkpoint
-from staticgraph.control import cond
-from staticgraph.custom import custom_gradient
 from staticgraph.ir import FUNCTIONS, Graph
 from staticgraph.op import OPS, Elementwise
 
@@ -495,7 +492,7 @@ def test_a_float32_gradient_stays_float32(rng):
 
 def test_gradients_of_both_branches(rng):
     x, w, p = double("x", 4), double("w", 4), sg.input("p", (), "bool")
-    y = cond(p, lambda: (ops.sin(x) * w * w).sum(), lambda: (x * x * x).sum())
+    y = sg.cond(p, lambda: (ops.sin(x) * w * w).sum(), lambda: (x * x * x).sum())
     wanted = [
         sg.grad(y, [x, w]),
         sg.hvp(y, [x, w], [np.ones(4), np.ones(4)]),
@@ -521,9 +518,9 @@ def test_third_derivative_of_a_cond_in_a_cond():
     x = double("x")
 
     def inner(u):
-        return cond(u > 2.0, lambda v: ops.exp(v), lambda v: ops.sin(v), u)
+        return sg.cond(u > 2.0, lambda v: ops.exp(v), lambda v: ops.sin(v), u)
 
-    y = cond(x > 0.0, inner, lambda u: u**4, x)
+    y = sg.cond(x > 0.0, inner, lambda u: u**4, x)
     d = y
     for _ in range(3):
         d = sg.grad(d, x)
@@ -535,7 +532,7 @@ def test_third_derivative_of_a_cond_in_a_cond():
 def test_a_custom_gradient_and_what_it_computes(rng):
     """The rule is differentiated, not the function: here it says twice the true slope."""
 
-    @custom_gradient
+    @sg.custom_gradient
     def doubled(x, w):
         return ops.sin(x) * w, lambda g: (2.0 * g * ops.cos(x) * w, None)
 
@@ -549,7 +546,7 @@ def test_a_custom_gradient_and_what_it_computes(rng):
 
 
 def test_a_custom_gradient_forward(rng):
-    @custom_gradient
+    @sg.custom_gradient
     def clipped(x):
         return x * 1.0, lambda g: ops.clip(g, -0.5, 0.5)
 
@@ -572,7 +569,7 @@ def test_checkpoint_has_the_same_bits(rng):
 
     arrays = rng.standard_normal((8, 6)).astype("f"), rng.standard_normal((6, 6)).astype("f")
     outputs = []
-    for wrap in (lambda f: f, checkpoint):
+    for wrap in (lambda f: f, sg.checkpoint):
         y = loss(wrap)
         first = sg.grad(y, [x, w])
         outputs.append(

@@ -17,12 +17,9 @@ from staticgraph.op import OPS, constant
 from staticgraph.types import spec
 
 #: ops with bodies or state, which other files test
-STRUCTURE = {
-    "input",
-    "constant",
-    "variable",
-    "fusion",
+STRUCTURE = {"input", "constant", "variable", "fusion"} | {
     "cond",
+    "nothing",
     "checkpoint",
     "late",
     "custom_gradient",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from models import GRAPHS
 from random_graphs import Builder
 
 import staticgraph as sg
-from staticgraph.checkpoint import checkpoint
 from staticgraph.interpret import run
 from staticgraph.ir import Graph
 from staticgraph.passes import PIPELINES, cse, fold, fuse, guard, inline, simplify
@@ -273,7 +275,7 @@ def test_cse_keeps_apart(first, second):
 def test_cse_keeps_recomputed_nodes_apart():
     """Nodes of different clones, made by two checkpoints of one function, and of the original."""
     x = sg.input("x", (4,))
-    twice = [checkpoint(ops.tanh)(x) for _ in range(2)]
+    twice = [sg.checkpoint(ops.tanh)(x) for _ in range(2)]
     y = (twice[0] * twice[1]).sum()
     made = cse(inline(graph_of(y, sg.grad(y, x))))
     clones = {n.clone for n in made.nodes if n.op.name == "tanh"}
@@ -589,6 +591,41 @@ def test_fuse_must_not_fire():
     assert len(kernels(x - x.sum(axis=1, keepdims=True) - x.sum(axis=0))) == 2
     # A contraction reads memory, not what another kernel still holds.
     assert len(kernels(ops.tanh(x) @ x.T)) == 2
+
+
+#: what nobody would want to compute twice
+DEAR = {"matmul", "conv", "conv_weight_grad", "conv_transpose", "sum", "max", "exp", "tanh", "erf"}
+
+
+def work(graph: Graph) -> Counter:
+    """How often dear ops are computed, in bodies too."""
+    found = Counter()
+    for node in graph.nodes:
+        if node.op.name == "fusion":
+            found += work(node.attrs["body"])
+        elif node.op.name in DEAR:
+            found[node.op.name, node.types] += 1
+    return found
+
+
+def computes_nothing_twice(graph: Graph) -> None:
+    for p in PIPELINES["default"].passes[:-1]:
+        graph = p(graph)
+    assert work(fuse(graph)) == work(graph)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_fuse_computes_nothing_twice(name):
+    outputs, updates = GRAPHS[name]()
+    outputs = [*outputs] if isinstance(outputs, list) else [outputs]
+    roots = graph_of(*outputs, *updates.values())
+    computes_nothing_twice(guard(Graph(roots.inputs, outputs, updates)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_fuse_computes_nothing_twice_in_random_graphs(seed):
+    graph, _ = random_graph(seed)
+    computes_nothing_twice(graph)
 
 
 def test_a_region_never_waits_for_itself():

@@ -31,11 +31,11 @@ BLOCK = 8192
 #: what a scratch row may take, so that it stays in the second-level cache
 SCRATCH_LIMIT = 1 << 18
 # Worth keeping between two stages of a row rather than computing again.
-DEAR = {
-    "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "atan2",
-    "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "ndtr", "npdf", "sigmoid", "softplus",
-    "log_sigmoid", "silu", "gelu", "gelu_tanh", "power", "hypot", "logaddexp", "cbrt", "left_shift",
-}  # fmt: skip
+DEAR = frozenset(
+    "exp exp2 expm1 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh"
+    " atanh erf erfc erfinv ndtr npdf sigmoid softplus log_sigmoid silu gelu gelu_tanh power hypot"
+    " logaddexp cbrt left_shift".split()
+)
 
 HEADER = "from math import inf, nan\n\nfrom staticgraph.codegen.vector import *  # noqa: F403\n\n\n"
 
@@ -299,10 +299,8 @@ class _Generator:
                 lines = [head, *indent(lines)]
                 if deep and v in self.region.inner:
                     start = [f"a{r.leaf.value} = {self.start(r)}" for r in rows]
-                    fold = [
-                        f"t{r.leaf.value} = {self.combine(r).format(f't{r.leaf.value}', f'a{r.leaf.value}')}"
-                        for r in rows
-                    ]
+                    numbers = [(r.leaf.value, self.combine(r)) for r in rows]
+                    fold = [f"t{n} = {op.format(f't{n}', f'a{n}')}" for n, op in numbers]
                     lines = [*start, *lines, *fold]
                     if self.columns > BLOCK:
                         lines = [f"for b in range(0, {self.columns}, {BLOCK}):", *indent(lines)]
@@ -584,9 +582,8 @@ class _Generator:
         for _, r, w in self.sinks:
             if r.kind == "all":
                 n, code = r.leaf.value, SHORT[r.body.dtype]
-                tile.append(
-                    f"st_{code}({self.pointer(*w)}, t, lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n})))"
-                )
+                total = f"lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n}))"
+                tile.append(f"st_{code}({self.pointer(*w)}, t, {total})")
         body = [
             f"{self.pointer(kind, k)} = ptr(bufs, {n})" for n, (kind, k) in enumerate(self.buffers)
         ]
@@ -652,8 +649,9 @@ class _Generator:
                 head.append(
                     f"i{k} = {quotient}" if depth == 0 else f"i{k} = {quotient} % {self.sizes[k]}"
                 )
+        n = self.tile_rows
         return [
-            f"for {variable} in range(tr * {self.tile_rows}, min((tr + 1) * {self.tile_rows}, {self.rows})):",
+            f"for {variable} in range(tr * {n}, min((tr + 1) * {n}, {self.rows})):",
             *indent([*head, *lines]),
         ]
 

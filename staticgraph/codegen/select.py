@@ -11,7 +11,7 @@ from staticgraph.codegen.cpu import KernelSpec
 from staticgraph.codegen.epilogue import RegionEpilogue, split
 from staticgraph.codegen.lower import CannotLower, domain_of, lower
 from staticgraph.errors import InternalError
-from staticgraph.fusion import FUSION, contiguous, contraction_of, strided
+from staticgraph.fusion import FUSION, contiguous, contraction_of, has_template, strided
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
 from staticgraph.op import NestOp
 from staticgraph.types import SHORT
@@ -80,11 +80,6 @@ def code_of(node: Node, name: str) -> Code:
         for k in kernels.steps
     ]  # fmt: skip
     return Code(launches, kernels.workspace)
-
-
-def has_template(base: Node) -> bool:
-    """Convolutions of integers and complex numbers go by their plain meaning."""
-    return base.op.name == "matmul" or base.results[0].type.dtype in ("float32", "float64")
 
 
 def single(node: Node) -> Graph:
