@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from staticgraph.codegen.cuda import Elements, Rows
-from staticgraph.codegen.cudasinks import Sinks
+from staticgraph.codegen.cudasinks import ColumnSinks, RowSinks
 from staticgraph.codegen.cudatext import CudaSpecs
 from staticgraph.codegen.cudatile import Tiles, product_of
 from staticgraph.codegen.epilogue import split
@@ -75,7 +75,7 @@ def kernels_of(body: Graph, name: str) -> CudaSpecs:
     if product is not None:
         return CudaSpecs([Tiles(region, name, product).kernel()])
     if region.sinks:
-        return Sinks(region, name).run()
+        return (RowSinks if region.inner else ColumnSinks)(region, name).run()
     if prod(region.sizes[k] for k in region.outer) == 0:
         return CudaSpecs([])
     return CudaSpecs([(Rows if region.inner else Elements)(region, name).kernel()])
