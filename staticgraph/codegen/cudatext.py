@@ -14,6 +14,9 @@ from staticgraph.nest import identity
 from staticgraph.scalar import Expr
 from staticgraph.types import ITEMSIZE, SHORT, is_bool, is_float, is_integer
 
+#: values that a block joins at once: more would not fit into shared memory
+AT_ONCE = 8
+
 _DIVISIONS = {"floor_divide": "//", "remainder": "%"}
 _LETTERS = {"in": "x", "out": "y", "work": "w"}
 _TYPES = {
@@ -231,6 +234,9 @@ class Writer:
         """
         if not values or width == stop:
             return []
+        if len(values) > AT_ONCE:
+            first = self.tree(values[:AT_ONCE], lane, width, stop)
+            return first + self.tree(values[AT_ONCE:], lane, width, stop)
         arrays = []
         for n, (_, _, dtype) in enumerate(values):
             array = f"s{n}_{SHORT[dtype]}"

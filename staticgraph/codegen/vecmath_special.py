@@ -19,10 +19,10 @@ from staticgraph.codegen.vecmath_core import (
     two_sum,
 )
 
-# Beyond these the normal density is 0, and so is a tail of the normal distribution.
-_NORMAL_END = {"f32": 14.5, "f64": 38.7}
-# Densities are computed too large by this power of two, so that only the last step can underflow.
-_LIFT = {"f32": 64, "f64": 512}
+# Densities are computed as p * 2^-lift times 2^(k + lift), so that 2^(k + lift) is no denormal
+# number where their product is not zero, and a zero where x is cut off: nothing underflows there.
+_LIFT = {"f32": 28, "f64": 64}
+_NORMAL_END = {"f32": 14.659, "f64": 38.818}
 # ln2 in reductions is a multiple of 2^-grid: its products with whole numbers k are exact, also when
 # a shift on the grid is added. The shifts make the constant term of DENSITY a number of the type.
 _GRID = {"f32": 15, "f64": 41}
@@ -49,7 +49,7 @@ def _bounded(x: V, end: float) -> V:
 
 
 def _density(one: V, other: V) -> tuple[V, V]:
-    """(p, t) with exp(-one * other / 2) / sqrt(2 pi) = p * 2^k, k in t (see `_settled`).
+    """(p, power) with exp(-one * other / 2) / sqrt(2 pi) = p * power, of which power is a power of two.
 
     The reduction starts from the exact product: rounding it would move a far tail by many ulp.
     """
@@ -59,25 +59,21 @@ def _density(one: V, other: V) -> tuple[V, V]:
     t = (one * other).fma(-0.5 * pieces("log2e", code, 1)[0], magic)
     k = t - magic
     r = k.fma(low, one.fma(other, k.fma(high, _SHIFT[code])))
-    return poly(r, table("DENSITY", r)), t
+    p = poly(r, [c * 2.0 ** -_LIFT[code] for c in table("DENSITY", r)])
+    return p, (t.as_int() << MANTISSA[code]).as_float()
 
 
-def _settled(p: V, t: V) -> V:
-    """p * 2^k for the k <= 0 of `_density`, rounded once."""
-    power = (t.as_int() << MANTISSA[p.code]).as_float()
-    return p * power * 2.0 ** -_LIFT[p.code]
-
-
-def _times_mills(factor: V, a: V) -> V:
-    """factor * Phi(-a) / phi(a) for a >= 0."""
+def _mills(a: V) -> V:
+    """Phi(-a) / phi(a) for a >= 0."""
     p, q = (poly(a, c) for c in table("HAZARD", a))
-    return factor * q / a.fma(q, p)
+    return q / a.fma(q, p)
 
 
 def npdf(x: V) -> V:
     """The normal density exp(-x^2 / 2) / sqrt(2 pi)."""
     a = _bounded(x, _NORMAL_END[x.code])
-    return _settled(*_density(a, a))
+    p, power = _density(a, a)
+    return p * power
 
 
 def ndtr(x: V) -> V:
@@ -87,15 +83,16 @@ def ndtr(x: V) -> V:
     start with the same instructions, and LLVM joins them.
     """
     a = _bounded(x, _NORMAL_END[x.code])
-    tail = _times_mills(_settled(*_density(a, a)), a)
-    return select(x < 0.0, tail, 1.0 - tail)
+    p, power = _density(a, a)
+    tail = p * power * _mills(a)
+    return select(x > 0.0, 1.0 - tail, tail)
 
 
 def gelu(x: V) -> V:
     """x * ndtr(x), scaled last; -0.0 at -inf, the limit."""
     a = _bounded(x, _NORMAL_END[x.code])
-    p, t = _density(a, a)
-    lost = _settled(a * _times_mills(p, a), t)
+    p, power = _density(a, a)
+    lost = p * _mills(a) * a * power
     return select(x < 0.0, -lost, x - lost)
 
 
@@ -115,8 +112,9 @@ def _upper_erfc(x: V) -> V:
     """erfc(|x|) = 2 Phi(-sqrt(2) |x|), the density from the exact square of x."""
     root = pieces("sqrt2", x.code, 1)[0]
     a = _bounded(x, _NORMAL_END[x.code] / root)
-    density = _settled(*_density(a + a, a))
-    return _times_mills(density + density, a * root)
+    p, power = _density(a + a, a)
+    density = p * power
+    return (density + density) * _mills(a * root)
 
 
 def gelu_tanh(x: V) -> V:
