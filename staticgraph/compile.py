@@ -324,7 +324,8 @@ def compile(
         outputs: a Tensor or any nesting of list, tuple and dict of them; calls return that form
         inputs: the order of positional arguments; by default that in which inputs were made
         updates: new values of variables, written when the call has computed everything
-        target: "cpu" or "cuda"
+        target: "cpu" or "cuda"; without a GPU, "cuda" compiles (`fn.kernels[k].ptx()`) or is
+            simulated, and raises TargetError where there is nothing for either
         pipeline: "default", "none", a Pipeline, or a list of passes
         memory_budget: limit on the arena, in bytes
         threads: threads of this function; by default the budget of the caller (`sg.threads`)

@@ -394,7 +394,7 @@ def test_compiled_random_programs(seed):
 
 @pytest.mark.slow
 def test_many_random_programs():
-    for seed in range(100, 700):
+    for seed in range(100, 300):
         check_passes(seed)
     for seed in range(100, 300):
         check_compiled(seed)

@@ -115,7 +115,7 @@ def test_random_graphs(seed, pipeline):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000, 1500))
+@pytest.mark.parametrize("seed", range(1000, 1080))
 def test_more_random_graphs(seed):
     plan = random_plan(seed)
     blocks_apart(plan)
@@ -153,7 +153,7 @@ def test_random_branches(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000, 1300))
+@pytest.mark.parametrize("seed", range(1000, 1060))
 def test_more_random_branches(seed):
     plan = random_branches(seed)
     blocks_apart(plan)

@@ -19,10 +19,12 @@ from staticgraph.codegen.vecmath_core import (
     two_sum,
 )
 
-# Densities are computed as p * 2^-lift times 2^(k + lift), so that 2^(k + lift) is no denormal
-# number where their product is not zero, and a zero where x is cut off: nothing underflows there.
+# A density is computed as (p * 2^-lift) * 2^(k + lift): the power is a normal number wherever the
+# product is not 0, so that it is rounded once. Arguments end where the power is 0 itself: what
+# underflows takes a hundred times as long.
 _LIFT = {"f32": 28, "f64": 64}
-_NORMAL_END = {"f32": 14.659, "f64": 38.818}
+_TWO_LN2 = pieces("two_ln2", "f64", 1)[0]
+_NORMAL_END = {code: (_TWO_LN2 * (BIAS[code] + lift)) ** 0.5 for code, lift in _LIFT.items()}
 # ln2 in reductions is a multiple of 2^-grid: its products with whole numbers k are exact, also when
 # a shift on the grid is added. The shifts make the constant term of DENSITY a number of the type.
 _GRID = {"f32": 15, "f64": 41}
@@ -49,7 +51,7 @@ def _bounded(x: V, end: float) -> V:
 
 
 def _density(one: V, other: V) -> tuple[V, V]:
-    """(p, power) with exp(-one * other / 2) / sqrt(2 pi) = p * power, of which power is a power of two.
+    """(p, power): their product is exp(-one * other / 2) / sqrt(2 pi), and power one of two.
 
     The reduction starts from the exact product: rounding it would move a far tail by many ulp.
     """
