@@ -501,6 +501,7 @@ class Graph:
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
+        """The tensors whose numbers are known, in order of first use."""
         return tuple(n.results[0] for n in self.nodes if n.op is CONSTANT)
 
     def with_roots(self, roots: Sequence[Tensor]) -> Graph:

@@ -113,6 +113,7 @@ class TensorType:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the elements alone."""
         return self.size * ITEMSIZE[self.dtype]
 
     def __str__(self) -> str:

@@ -142,6 +142,37 @@ def test_source_is_a_file():
     compile(kernel.source, kernel.path, "exec")
 
 
+# ---------------------------------------------------------------------------- after a product
+
+#: what is multiplied with a product of shape (3, 5, 8): shape of an operand, and its view
+FOLLOWERS = {
+    "whole": ((3, 5, 8), lambda z: z),
+    "turned": ((3, 8, 5), lambda z: z.transpose(0, 2, 1)),
+    "moved": ((8, 3, 5), lambda z: z.transpose(1, 2, 0)),
+    "backwards": ((3, 5, 8), lambda z: z[::-1]),
+    "rows backwards": ((3, 5, 8), lambda z: z[:, ::-1]),
+    "every other": ((3, 10, 16), lambda z: z[:, 1::2, ::2]),
+    "matrix": ((5, 8), lambda z: z),
+    "per batch": ((3, 1, 1), lambda z: z),
+    "per row": ((3, 5, 1), lambda z: z),
+    "per column": ((8,), lambda z: z),
+    "number": ((), lambda z: z),
+}
+
+
+@pytest.mark.parametrize("left", [(3, 5, 6), (5, 6)], ids=["rows", "batch"])
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_whatever_follows_a_product(name, left, rng):
+    """Batch and rows of a product may be one axis of its kernel, and two of what follows."""
+    shape, view = FOLLOWERS[name]
+    x = sg.input("x", left, "float64")
+    w = sg.input("w", (6, 8) if len(left) == 3 else (3, 6, 8), "float64")
+    z = sg.input("z", shape, "float64")
+    fn = sg.compile(ops.tanh(x @ w) * view(z) + 1.0)
+    a, b, c = (rng.standard_normal(t.shape) for t in (x, w, z))
+    np.testing.assert_allclose(fn(a, b, c), np.tanh(a @ b) * view(c) + 1.0, rtol=1e-12, atol=1e-13)
+
+
 # ---------------------------------------------------------------------------- machine code
 
 

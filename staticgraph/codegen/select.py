@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from staticgraph.codegen import contract, cpu
@@ -67,6 +67,11 @@ def code_of(node: Node, name: str) -> Code:
     base = contraction_of(body)
     if base is not None and has_template(base):
         return contraction_code(node, body, base, name)
+    return region_code(body, name)
+
+
+def region_code(body: Graph, name: str) -> Code:
+    """The kernels of a region: one, or one and the join of its partial sums."""
     region = lower(body)
     kernels = cpu.generate(region, name, domain_of(body))
     dear = sum(1 for n in body.nodes if n.op.name in cpu.DEAR)
@@ -107,12 +112,15 @@ def single(node: Node) -> Graph:
 # ---------------------------------------------------------------------------- contractions
 
 
-def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
+def contraction_code(
+    node: Node, body: Graph, base: Node, name: str, *, result_only: bool = False
+) -> Code:
+    """The kernels of a contraction and what follows it, or (`result_only`) of it alone."""
     inputs = {t: k for k, t in enumerate(body.inputs)}
     if base.results[0].size == 0:
         return Code([])
     epilogue = None
-    plain = len(body.outputs) == 1 and body.outputs[0] is base.results[0]
+    plain = result_only or (len(body.outputs) == 1 and body.outputs[0] is base.results[0])
     result = base.results[0]
     code = SHORT[result.type.dtype]
 
@@ -128,7 +136,14 @@ def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
         raise CannotLower("the operand of a contraction is computed in its own region")
     if not plain:
         first = steps_of(base, operands, code, None)
-        epilogue = RegionEpilogue(split(body, base), first.view)
+        rest = split(body, base)
+        try:
+            epilogue = RegionEpilogue(rest, first.view)
+        except CannotLower:
+            # An operand may be no matrix in the product's view: where batch and rows are one axis
+            # for the product, a transposed one has two.
+            apart = contraction_code(node, body, base, name, result_only=True)
+            return joined(apart, region_code(rest, name), base, len(rest.inputs) - 1)
     steps = steps_of(base, operands, code, epilogue)
     starts: list[tuple[int, int]] = []
     refs: dict[Any, tuple[str, int]] = {"out": ("out", 0)}
@@ -153,6 +168,21 @@ def contraction_code(node: Node, body: Graph, base: Node, name: str) -> Code:
         )
         launches[-1].inplace = pairs
     return Code(launches, list(steps.workspace), starts)
+
+
+def joined(first: Code, then: Code, base: Node, acc: int) -> Code:
+    """A contraction whose result goes through workspace to the region that reads it as `acc`."""
+    place = len(first.workspace)
+    own = {("out", 0): ("work", place)}
+    moved = {("in", acc): ("work", place)}
+    moved.update({("work", k): ("work", place + 1 + k) for k in range(len(then.workspace))})
+    launches = [
+        replace(launch, buffers=tuple(names.get(b, b) for b in launch.buffers), inplace=frozenset())
+        for code, names in ((first, own), (then, moved))
+        for launch in code.launches
+    ]
+    workspace = [*first.workspace, base.results[0].type.nbytes, *then.workspace]
+    return Code(launches, workspace, first.starts)
 
 
 def steps_of(

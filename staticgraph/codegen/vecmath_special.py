@@ -91,11 +91,18 @@ def ndtr(x: V) -> V:
 
 
 def gelu(x: V) -> V:
-    """x * ndtr(x), scaled last; -0.0 at -inf, the limit."""
+    """x * ndtr(x); -0.0 at -inf, the limit.
+
+    Far out the power of two comes last, near 0 first: either way no factor is denormal before the
+    result is.
+    """
     a = _bounded(x, _NORMAL_END[x.code])
     p, power = _density(a, a)
-    lost = p * _mills(a) * a * power
-    return select(x < 0.0, -lost, x - lost)
+    mills = _mills(a)
+    tail = p * power * mills
+    near = x * select(x > 0.0, 1.0 - tail, tail)
+    lost = p * mills * a * power
+    return select(a < 1.0, near, select(x < 0.0, -lost, x - lost))
 
 
 def erf(x: V) -> V:
