@@ -142,6 +142,38 @@ def test_source_is_a_file():
     compile(kernel.source, kernel.path, "exec")
 
 
+# ---------------------------------------------------------------------------- the order of sums
+
+#: what a sum is fused with: operands of these shapes, and a value of shape n
+SUMMED = {
+    "itself": lambda n: ([n], lambda x: x * x),
+    "broadcast": lambda n: ([n, n[-1:]], lambda x, b: x * b),
+    "of rows": lambda n: ([n, (n[0], *[1] * (len(n) - 1))], lambda x, b: x + b),
+    "turned": lambda n: ([n[::-1]], lambda x: ops.tanh(x.T)),
+    "flipped": lambda n: ([n], lambda x: x[::-1] * 2.0),
+    "joined": lambda n: ([n, n], lambda x, y: ops.concat([x, ops.sin(y)])[: n[0]]),
+    "padded": lambda n: (
+        [(n[0], *n[1:])],
+        lambda x: ops.pad(x[1:], [(1, 0)] + [(0, 0)] * (len(n) - 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(33, 5), (70, 40), (32, 2, 1), (7, 40, 3), (1, 500), (300,)])
+@pytest.mark.parametrize("name", SUMMED)
+def test_the_order_of_a_sum_follows_from_its_shape(name, shape, rng):
+    """Fused with whatever computes its operand, or alone: the same bits."""
+    shapes, build_value = SUMMED[name](shape)
+    inputs = [sg.input(f"x{k}", n) for k, n in enumerate(shapes)]
+    value = build_value(*inputs)
+    outputs = [value.sum(), *(value.sum(axis=k) for k in range(len(shape)))]
+    arrays = [rng.standard_normal(n).astype("f") for n in shapes]
+    fused = sg.compile(outputs, inputs)(*arrays)
+    plain = sg.compile(outputs, inputs, pipeline="none")(*arrays)
+    for a, b in zip(fused, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # ---------------------------------------------------------------------------- after a product
 
 #: what is multiplied with a product of shape (3, 5, 8): shape of an operand, and its view

@@ -24,7 +24,7 @@ ORDER = """
     closure control checkpoint custom
     fusion passmanager
 
-    codegen.affine codegen.lower codegen.cpu
+    codegen.affine codegen.lower codegen.ahead codegen.cpu
     passes.inline passes.guard passes.fold passes.values passes.branches passes.simplify passes.cse
     passes.handover passes.sink passes.fuse
     passes

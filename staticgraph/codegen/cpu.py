@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import inf, isinf, isnan, prod
 
 from staticgraph import scalar as s
+from staticgraph.codegen import ahead
 from staticgraph.codegen.affine import affine
 from staticgraph.codegen.lower import (
     TILE_ELEMENTS,
@@ -195,8 +196,9 @@ class _Generator:
         base = self.scopes[-1]
         self.mask = None if self.columns % LANES == 0 else "m"
         self.choose_saved()
+        busiest = ahead.busiest(self, DEAR)
         for level in range(region.levels + 1):
-            self.stage(level, base, inner)
+            self.stage(level, base, inner, level == busiest)
         return self.assemble(top, row, base, blocked)
 
     def choose_saved(self) -> None:
@@ -243,7 +245,7 @@ class _Generator:
                 found.setdefault(st.level, []).append(st.value)
         return found
 
-    def stage(self, level: int, base: _Scope, inner: set[int]) -> None:
+    def stage(self, level: int, base: _Scope, inner: set[int], ask_ahead: bool) -> None:
         """One sweep over the inner axes (or the one loop of a region without them)."""
         region, v = self.region, self.v
         self.level = level
@@ -260,14 +262,19 @@ class _Generator:
             rows = [r for r in reductions if r.kind == "rows"]
             deep = len(loops) > 1 or (v in inner and self.columns > BLOCK)
             for r in rows:
-                a = f"a{r.leaf.value}"
-                op = self.combine(r)
-                value = self.masked(self.vector(r.body), r)
-                body.lines.append(f"{a} = {op.format(a, value)}")
+                n = r.leaf.value
+                value = self.combine(r).format(f"a{n}", self.masked(self.vector(r.body), r))
+                if v in inner:
+                    # Two partial results take turns: one would make each vector wait for the last.
+                    body.lines += [f"o{n} = {value}", f"a{n} = e{n}", f"e{n} = o{n}"]
+                else:
+                    body.lines.append(f"a{n} = {value}")
             for r in reductions:
                 if r.kind != "rows":
                     self.accumulate(r, body)
             self.store_all(stores, body)
+            if ask_ahead:
+                body.lines += ahead.requests(self, level, LANES)
             for _ in opened:
                 self.scopes.pop()
             self.close(loops, opened, rows, base, deep)
@@ -299,27 +306,40 @@ class _Generator:
                     lines = [f"m = lanes({self.stop()} - i{v})", *lines]
                 lines = [head, *indent(lines)]
                 if deep and v in self.region.inner:
-                    start = [f"a{r.leaf.value} = {self.start(r)}" for r in rows]
-                    numbers = [(r.leaf.value, self.combine(r)) for r in rows]
-                    fold = [f"t{n} = {op.format(f't{n}', f'a{n}')}" for n, op in numbers]
-                    lines = [*start, *lines, *fold]
+                    whole = {f"t{r.leaf.value}": r for r in rows}
+                    fold = [
+                        f"{t} = {self.combine(r).format(t, self.joined(r))}"
+                        for t, r in whole.items()
+                    ]
+                    lines = [*self.partials(rows), *lines, *fold]
                     if self.columns > BLOCK:
                         lines = [f"for b in range(0, {self.columns}, {BLOCK}):", *indent(lines)]
             else:
                 lines = [f"for i{k} in range({self.sizes[k]}):", *indent(lines)]
             if depth:
                 lines = [*opened[depth - 1].lines, *lines]
-        if rows:
-            two = deep and v in self.region.inner
-            letter = "t" if two else "a"
-            base.lines.extend(f"{letter}{r.leaf.value} = {self.start(r)}" for r in rows)
+        if deep and v in self.region.inner:
+            base.lines.extend(f"t{r.leaf.value} = {self.start(r)}" for r in rows)
+        else:
+            base.lines.extend(self.partials(rows))
         base.lines.extend(lines)
         for r in rows:
             n = r.leaf.value
-            name = f"t{n}" if deep and v in self.region.inner else f"a{n}"
-            value = f"h{_HORIZONTAL[r.combine]}({name})" if v in self.region.inner else name
+            value = f"a{n}"
+            if v in self.region.inner:
+                value = f"h{_HORIZONTAL[r.combine]}({f't{n}' if deep else self.joined(r)})"
             base.lines.append(f"r{n} = {value}")
             base.names[("vec", r.leaf)] = f"r{n}"
+
+    def partials(self, rows: list[Reduction]) -> list[str]:
+        """Start the accumulators of rows."""
+        letters = "ae" if self.v in self.region.inner else "a"
+        return [f"{x}{r.leaf.value} = {self.start(r)}" for r in rows for x in letters]
+
+    def joined(self, r: Reduction) -> str:
+        """The two partial results of a row as one."""
+        n = r.leaf.value
+        return self.combine(r).format(f"a{n}", f"e{n}")
 
     def vector_loop(self, deep: bool) -> str:
         v = self.v

@@ -429,7 +429,7 @@ def collapse(region: Region, side: list[int] | None = None) -> Region:
     partial = any(r.kind != "rows" for r in region.reductions)
     merged_into: dict[int, int] = {}
     order = [k for k in range(len(sizes)) if k not in drop]
-    last = len(region.sizes) - 1
+    last = order[-1] if order else -1
     result: list[int] = []
     for k in order:
         if result:
@@ -440,7 +440,8 @@ def collapse(region: Region, side: list[int] | None = None) -> Region:
             fits = all(f.get(p, 0) == f.get(k, 0) * sizes[k] for f in forms)
             kept = [set(r.kept) for r in region.reductions]
             together = all((p in s_) == (k in s_) for s_ in kept)
-            # The last axis of a region with partial sums stays: its tiles count rows of it.
+            # The last axis of a region with partial sums stays: its tiles count rows of it, so that
+            # the order of a sum does not depend on what it is fused with.
             if (
                 same_side
                 and fits

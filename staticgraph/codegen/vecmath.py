@@ -20,6 +20,7 @@ from staticgraph.codegen.vecmath_core import (
     exp_of,
     exp_poly,
     exp_reduce,
+    exp_whole,
     fast_two_sum,
     log,
     log2_pair,
@@ -88,7 +89,7 @@ def cosh(x: V) -> V:
 
 def _half_exp(x: V) -> V:
     r, t = exp_reduce(x)
-    return scale(exp_poly(r) + 1.0, t - 1.0)
+    return scale(exp_whole(r), t - 1.0)
 
 
 def tanh(x: V) -> V:

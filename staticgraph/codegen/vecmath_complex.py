@@ -15,8 +15,8 @@ from staticgraph.codegen.veccomplex import C, select_complex
 from staticgraph.codegen.vecmath_core import (
     INF,
     NAN,
-    exp_poly,
     exp_reduce,
+    exp_whole,
     log_of_sum,
     pieces,
     scale,
@@ -64,7 +64,7 @@ def reciprocal(z: C) -> C:
 # -- exponentials ---------------------------------------------------------------------------------
 def exp(z: C) -> C:
     r, t = exp_reduce(z.re)
-    p = exp_poly(r) + 1.0
+    p = exp_whole(r)
     gone = z.re.eq(-INF)
     parts = (scale(p * part, t) for part in (cos(z.im), sin(z.im)))
     return C(*(select(gone, 0.0, part) for part in parts))

@@ -176,6 +176,13 @@ def exp_poly(r: V, name: str = "EXP") -> V:
     return (r * r).fma(poly(r, table(name, r)), r)
 
 
+def exp_whole(r: V) -> V:
+    """exp(r) for the reduced r; in float64 the longer sum of `exp_poly` rounds less."""
+    if r.code == "f32":
+        return poly(r, (1.0, 1.0, *table("EXP", r)))
+    return exp_poly(r) + 1.0
+
+
 def scale(value: V, t: V) -> V:
     """value * 2^k in two steps, so that gradual underflow and overflow come out rounded once."""
     mantissa = MANTISSA[value.code]
@@ -188,7 +195,7 @@ def scale(value: V, t: V) -> V:
 
 def exp_of(x: V, low: V | None = None) -> V:
     r, t = exp_reduce(x, low)
-    return scale(exp_poly(r) + 1.0, t)
+    return scale(exp_whole(r), t)
 
 
 # -- the logarithm --------------------------------------------------------------------------------

@@ -95,6 +95,22 @@ def store_vector(code: str) -> Emit:
     return emit
 
 
+def bring(write: bool) -> Callable[[str], Emit]:
+    """Ask for the cache line of an element, to read or to write it soon. No address can fault."""
+
+    def emitter(code: str) -> Emit:
+        def emit(context, b, sig, args):
+            pointer = address(b, args[0], args[1], code)
+            near, data = 2, 1  # the second-level cache is near enough, and holds more
+            options = [ir.Constant(ir.IntType(32), n) for n in (int(write), near, data)]
+            simd.call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, *options])
+            return context.get_dummy_value()
+
+        return emit
+
+    return emitter
+
+
 def load_masked(code: str) -> Emit:
     def emit(_, b, sig, args):
         cells = _cells_type(code)

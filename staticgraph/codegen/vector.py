@@ -94,6 +94,8 @@ def _define_memory() -> None:
             ("st", void(i64, i64, scalar), vecmemory.store_scalar),
             ("vld", vec(i64, i64), vecmemory.load_vector),
             ("vst", void(i64, i64, vec), vecmemory.store_vector),
+            ("fetch", void(i64, i64), vecmemory.bring(write=False)),
+            ("claim", void(i64, i64), vecmemory.bring(write=True)),
             ("vldm", vec(i64, i64, mask), vecmemory.load_masked),
             ("vstm", void(i64, i64, vec, mask), vecmemory.store_masked),
             ("vgather", vec(i64, wide, mask), vecmemory.gather),
