@@ -18,6 +18,8 @@ CALLS = (
     "reductions",
     "matmul",
     "convolution",
+    "ops_windows",
+    "ops_order",
 )
 PROCESSES = ("digits_cold", "compile_time")
 TABLES = ("derivatives", "memory")

@@ -8,7 +8,7 @@ the triple. The sign is that of deep learning: the kernel is not flipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,45 +17,10 @@ from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Node, Tensor, apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import NestOp, promoted, public, register, tensor_argument
+from staticgraph.op import NestOp, promoted, public, register
 from staticgraph.ops.shape import reshape
+from staticgraph.ops.window import Ints, meet, of_rank, output_size, per_axis, per_side
 from staticgraph.types import TensorType, is_complex
-
-Ints = tuple[int, ...]
-
-
-def output_size(
-    size: Sequence[int], kernel: Sequence[int], stride: Ints, low: Ints, high: Ints, dilation: Ints
-) -> Ints:
-    """Number of places of the kernel on each axis; 0 or less where it does not fit."""
-    geometry = zip(size, kernel, stride, low, high, dilation, strict=True)
-    return tuple((n + lo + hi - d * (k - 1) - 1) // t + 1 for n, k, t, lo, hi, d in geometry)
-
-
-def meet(
-    place: Sequence[s.Expr],
-    offset: Sequence[s.Expr | int],
-    sizes: Sequence[tuple[int, int, int]],
-    stride: Ints,
-    low: Ints,
-    dilation: Ints,
-) -> tuple[list[s.Expr], s.Expr]:
-    """Where window `place` has kernel `offset` in the input, and whether that is inside.
-
-    `sizes` holds (input, kernel, output) per axis; a test that always holds is left out.
-    """
-    index, inside = [], s.const(True, "bool")
-    for o, k, (n, kernel, out), t, lo, d in zip(
-        place, offset, sizes, stride, low, dilation, strict=True
-    ):
-        first, last = (k, k) if isinstance(k, int) else (0, kernel - 1)
-        i = o * t + (k * d - lo)
-        if first * d - lo < 0:
-            inside = s.call("logical_and", inside, i >= 0)
-        if (out - 1) * t + last * d - lo >= n:
-            inside = s.call("logical_and", inside, i < n)
-        index.append(i)
-    return index, inside
 
 
 def _cover(
@@ -265,56 +230,15 @@ class ConvWeightGrad(NestOp):
 # ---------------------------------------------------------------------------- arguments
 
 
-def per_axis(op: str, name: str, value: object, rank: int, least: int) -> Ints:
-    """An int, or one per spatial axis, as a tuple."""
-    items = (value,) * rank if isinstance(value, (int, np.integer)) else value
-    if not isinstance(items, (tuple, list)) or any(
-        isinstance(i, bool) or not isinstance(i, (int, np.integer)) for i in items
-    ):
-        raise GraphTypeError(f"{op}: {name} is an int or one int per spatial axis, got {value!r}")
-    if len(items) != rank or any(i < least for i in items):
-        raise ShapeError(f"{op}: {name} needs {rank} ints >= {least}, got {value!r}")
-    return tuple(int(i) for i in items)
-
-
-def per_side(
-    op: str,
-    padding: object,
-    size: Sequence[int],
-    kernel: Sequence[int],
-    stride: Ints,
-    dilation: Ints,
-) -> tuple[Ints, Ints]:
-    """Padding before and after each spatial axis."""
-    rank = len(size)
-    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-    if isinstance(padding, str):
-        if padding == "valid":
-            return (0,) * rank, (0,) * rank
-        if padding == "full":
-            return tuple(reach), tuple(reach)
-        if padding == "same":
-            total = [
-                max((-(-n // t) - 1) * t + r + 1 - n, 0)
-                for n, t, r in zip(size, stride, reach, strict=True)
-            ]
-            return tuple(p // 2 for p in total), tuple(p - p // 2 for p in total)
-        raise GraphTypeError(f"{op}: padding is numbers or valid, same or full, got {padding!r}")
-    if isinstance(padding, (tuple, list)) and any(isinstance(p, (tuple, list)) for p in padding):
-        if len(padding) != rank:
-            raise ShapeError(f"{op}: padding needs a pair for each of {rank} axes, got {padding!r}")
-        pairs = [per_axis(op, "padding of an axis", p, 2, 0) for p in padding]
-        return tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
-    both = per_axis(op, "padding", padding, rank, 0)
-    return both, both
-
-
-def _operands(op: str, x: object, weight: object, bias: object, groups: object) -> list[Tensor]:
+def conv_operands(
+    op: str, x: object, weight: object, bias: object, groups: object, name: str = "groups"
+) -> list[Tensor]:
+    """Input, weight and bias of one dtype; `groups` (called `name`) is an int of at least 1."""
     given = [x, weight] if bias is None else [x, weight, bias]
     operands = promoted(op, given)
     a, w = operands[:2]
     if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
-        raise GraphTypeError(f"{op}: groups is an int >= 1, got {groups!r}")
+        raise GraphTypeError(f"{op}: {name} is an int >= 1, got {groups!r}")
     if a.ndim < 3 or w.ndim != a.ndim:
         raise ShapeError(
             f"{op}: needs x (N, C, spatial...) and a weight with as many axes, got {a.type} and"
@@ -346,11 +270,14 @@ def conv(
 ) -> Tensor:
     """Correlation of x (N, C, spatial...) with weight (M, C/groups, kernel...) plus bias (M,).
 
+    y[n, m, o] = bias[m] + sum over c and k of weight[m, c, k] x[n, c, o stride - padding
+    + k dilation], 0 outside x, where c runs over the channels of the group of m; dtypes promote.
     `stride` and `dilation` are ints or one per spatial axis; `padding` is an int, one per axis, a
     pair per axis, 'valid', 'same' (as many places as x has, over the stride) or 'full'. Gradient:
-    `conv_transpose` and `conv_weight_grad`. Catalogue 3.1.
+    `conv_transpose` and `conv_weight_grad`. Raises ShapeError where the operands do not fit or the
+    kernel is larger than x, GraphTypeError for arguments that are no ints. BHG 2.2, catalogue 3.1.
     """
-    a, w, *rest = _operands("conv", x, weight, bias, groups)
+    a, w, *rest = conv_operands("conv", x, weight, bias, groups)
     rank = a.ndim - 2
     strides = per_axis("conv", "stride", stride, rank, 1)
     dilations = per_axis("conv", "dilation", dilation, rank, 1)
@@ -372,12 +299,14 @@ def conv_transpose(
 ) -> Tensor:
     """The transpose of `conv`: x (N, C, spatial...), weight (C, M/groups, kernel...), bias (M,).
 
-    Arguments as in PyTorch; the size of an axis is (n - 1) stride - padding before and after
-    + dilation (kernel - 1) + output_padding + 1. Gradient: `conv` and `conv_weight_grad`.
-    Catalogue 3.1.
+    y[n, m, i] = bias[m] + sum of weight[c, m, k] x[n, c, o] over c and all o stride - padding
+    + k dilation = i; dtypes promote. Arguments as in PyTorch, padding also a pair per axis; the
+    size of an axis is (n - 1) stride - padding before and after + dilation (kernel - 1)
+    + output_padding + 1. Gradient: `conv` and `conv_weight_grad`. Raises ShapeError where operands
+    or sizes do not fit. BHG 2.4, catalogue 3.1.
     """
     op = "conv_transpose"
-    a, w, *rest = _operands(op, x, weight, bias, groups)
+    a, w, *rest = conv_operands(op, x, weight, bias, groups)
     rank = a.ndim - 2
     strides = per_axis(op, "stride", stride, rank, 1)
     dilations = per_axis(op, "dilation", dilation, rank, 1)
@@ -401,38 +330,31 @@ def conv_transpose(
 
 
 @public
-def depthwise_conv(
+def conv_weight_grad(
     x: object,
-    weight: object,
-    bias: object = None,
+    y: object,
+    kernel_size: object,
     stride: object = 1,
     padding: object = 0,
     dilation: object = 1,
+    groups: int = 1,
 ) -> Tensor:
-    """`conv` of each channel by itself: weight (C multiplier, 1, kernel...). Catalogue 3.1."""
-    a, w, *rest = _operands("depthwise_conv", x, weight, bias, 1)
-    if w.shape[1] != 1 or w.shape[0] % a.shape[1]:
-        raise ShapeError(
-            f"depthwise_conv: weight must be (C multiplier, 1, kernel...) for the {a.shape[1]}"
-            f" channels of x, got {w.type}"
-        )
-    return conv(a, w, *rest or [None], stride, padding, dilation, groups=a.shape[1])
+    """w[m, c, k] = sum over n and o of x[n, c, o stride - padding + k dilation] y[n, m, o].
 
-
-def of_rank(general: Callable[..., Tensor], spatial: int) -> Callable[..., Tensor]:
-    """The public function for one number of spatial axes."""
-    name = f"{general.__name__}{spatial}d"
-
-    def function(x: object, *args: Any, **kwargs: Any) -> Tensor:
-        t = tensor_argument(name, x)
-        if t.ndim != spatial + 2:
-            raise ShapeError(f"{name}: x needs 2 + {spatial} axes (N, C, spatial), got {t.type}")
-        return general(t, *args, **kwargs)
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"`{general.__name__}` with {spatial} spatial axes."
-    function.__wrapped__ = general  # type: ignore[attr-defined]  # its signature
-    return public(function)
+    The third of the triple: what `conv` of x (N, C, spatial...) with a weight of `kernel_size` has
+    as the gradient of the weight for a cotangent y (N, M, places...). Gradient: `conv_transpose`
+    and `conv`. Raises ShapeError where x, y and kernel do not belong together. BHG 2.2,
+    catalogue 3.1, 8.
+    """
+    op = "conv_weight_grad"
+    a, b = conv_operands(op, x, y, None, groups)
+    rank = a.ndim - 2
+    kernel = per_axis(op, "kernel_size", kernel_size, rank, 1)
+    strides = per_axis(op, "stride", stride, rank, 1)
+    dilations = per_axis(op, "dilation", dilation, rank, 1)
+    low, high = per_side(op, padding, a.shape[2:], kernel, strides, dilations)
+    attrs = dict(stride=strides, low=low, high=high, dilation=dilations, groups=int(groups))
+    return apply(ConvWeightGrad, a, b, size=kernel, **attrs)
 
 
 conv1d, conv2d, conv3d = (of_rank(conv, k) for k in (1, 2, 3))

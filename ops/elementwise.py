@@ -1,298 +1,252 @@
-"""Elementwise ops: rows of the primitive table, and compositions of them in one line each."""
+"""Elementwise ops: rows of the primitive table, and what is made of few of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
 from staticgraph.ir import Node, Tensor, apply
-from staticgraph.op import (
-    Elementwise,
-    add_op,
-    as_tensor,
-    elementwise,
-    is_scalar,
-    primitive,
-    promoted,
-    public,
-    tensor_argument,
-)
+from staticgraph.op import Elementwise, add_op, primitive, promoted, public, tensor_argument
 from staticgraph.op import cast as cast_tensor
-from staticgraph.types import DTYPES, TensorType, as_dtype, is_bool, is_complex, is_integer
+from staticgraph.ops.declare import row
+from staticgraph.types import DTYPES, TensorType, as_dtype, is_complex
 
 # ---------------------------------------------------------------------------- arithmetic
 
-add = primitive("add", "x1 + x2, broadcast; gradient (g, g). Catalogue 3.6.")
-subtract = primitive("subtract", "x1 - x2, broadcast; gradient (g, -g). Catalogue 3.6.")
-multiply = primitive("multiply", "x1 * x2, broadcast; gradient (g x2, g x1). Catalogue 3.6.")
-divide = primitive(
-    "divide",
-    "x1 / x2 in floating point (integers become float32); gradient (g/x2, -g y/x2). Catalogue 3.6.",
+add = row("add", "x1 + x2.", "(g, g)", "BHG 7.1, 7.8; MP 5; CN 1.25")
+subtract = row("subtract", "x1 - x2.", "(g, -g)", "BHG 7.3, 7.11")
+multiply = row("multiply", "x1 x2.", "(g x2, g x1)", "BHG 7.4, 7.9; CN 1.25")
+divide = row("divide", "x1 / x2 in floating point.", "(g / x2, -g y / x2)", "BHG 7.6, 7.12")
+floor_divide = row("floor_divide", "floor(x1 / x2) as NumPy; 0 for an integer division by zero.")
+remainder = row(
+    "remainder", "x1 - floor(x1 / x2) x2, with the sign of x2 as NumPy.", "(g, -g floor(x1 / x2))"
 )
-floor_divide = primitive(
-    "floor_divide", "floor(x1 / x2) as NumPy; 0 for an integer division by zero; no gradient."
+negative = row("negative", "-x.", "-g", "CN 1.23")
+abs = row(
+    "abs", "Absolute value, modulus of a complex number.", "g sign(x), 0 at 0", "BHG 9.3; BPR 2.5"
 )
-remainder = primitive(
-    "remainder", "x1 - floor(x1 / x2) x2, the sign of x2 as NumPy; gradient (g, -g floor(x1/x2))."
-)
-negative = primitive("negative", "-x; gradient -g.")
-abs = primitive(
-    "abs", "Absolute value, modulus of a complex number; gradient g sign(x), 0 at 0. Catalogue 3.8."
-)
-sign = primitive("sign", "-1, 0 or 1 as NumPy; gradient 0. Catalogue 3.7.")
-square = primitive("square", "x * x; gradient 2 x g.")
-reciprocal = primitive("reciprocal", "1 / x; gradient -g y^2.")
-sqrt = primitive("sqrt", "Square root; gradient g / (2 y), inf at 0.")
-rsqrt = primitive("rsqrt", "1 / sqrt(x); gradient -g y^3 / 2.")
-cbrt = primitive("cbrt", "Cube root; gradient g / (3 y^2).")
-maximum = primitive(
+square = row("square", "x^2.", "2 x g", "CN 1.1, 1.8")
+reciprocal = row("reciprocal", "1 / x.", "-g y^2", "CN 1.23")
+sqrt = row("sqrt", "Square root.", "g / (2 y), inf at 0")
+rsqrt = row("rsqrt", "1 / sqrt(x).", "-g y^3 / 2")
+cbrt = row("cbrt", "Cube root.", "g / (3 y^2), inf at 0")
+maximum = row(
     "maximum",
-    "The larger one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.",
+    "The larger of x1 and x2, nan where either is.",
+    "g to the larger one, half of it to each at a tie",
+    "BHG 8.3, 8.5; CN 1.25",
 )
-minimum = primitive(
+minimum = row(
     "minimum",
-    "The smaller one, nan where either is; at a tie each gets half the gradient. Catalogue 3.7.",
+    "The smaller of x1 and x2, nan where either is.",
+    "g to the smaller one, half of it to each at a tie",
+    "BHG 8.2, 8.4",
 )
-_power = primitive("power", "", public_name="_power")
 _conj = primitive("conj", "", public_name="_conj")
 _real = primitive("real", "", public_name="_real")
-imag = primitive("imag", "Imaginary part.")
-complex_ = primitive("complex", "x1 + i x2.", public_name="complex_")
+imag = row("imag", "Imaginary part.", "i g")
+complex_ = row("complex", "x1 + i x2.", "(real(g), imag(g))", public_name="complex_")
 
 # --------------------------------------------------------------------------- exp, log, trigonometry
 
-exp = primitive("exp", "e^x; gradient g y. Catalogue 3.8.")
-exp2 = primitive("exp2", "2^x; gradient g y ln 2.")
-expm1 = primitive("expm1", "e^x - 1, accurate near 0; gradient g (y + 1).")
-log = primitive("log", "Natural logarithm; gradient g / x. Catalogue 3.8.")
-log1p = primitive("log1p", "log(1 + x), accurate near 0; gradient g / (1 + x).")
-log2 = primitive("log2", "Logarithm of base 2; gradient g / (x ln 2).")
-log10 = primitive("log10", "Logarithm of base 10; gradient g / (x ln 10).")
-logaddexp = primitive(
-    "logaddexp", "log(e^x1 + e^x2) without overflow; gradient g sigmoid(+-(x1 - x2))."
+exp = row("exp", "e^x.", "g y", "BHG 9.4")
+exp2 = row("exp2", "2^x.", "g y ln 2")
+expm1 = row("expm1", "e^x - 1, accurate near 0.", "g (y + 1)")
+log = row("log", "Natural logarithm.", "g / x, inf at 0", "BHG 9.5")
+log1p = row("log1p", "Natural logarithm of 1 + x, accurate near 0.", "g / (1 + x)")
+log2 = row("log2", "Logarithm of base 2.", "g / (x ln 2)")
+log10 = row("log10", "Logarithm of base 10.", "g / (x ln 10)")
+logaddexp = row(
+    "logaddexp",
+    "log(e^x1 + e^x2) without overflow.",
+    "(g sigmoid(x1 - x2), g sigmoid(x2 - x1))",
 )
-sin = primitive("sin", "Sine; gradient g cos x. Catalogue 3.8.")
-cos = primitive("cos", "Cosine; gradient -g sin x. Catalogue 3.8.")
-tan = primitive("tan", "Tangent; gradient g (1 + y^2). Catalogue 3.8.")
-asin = primitive("asin", "Inverse sine; gradient g / sqrt(1 - x^2). Catalogue 3.8.")
-acos = primitive("acos", "Inverse cosine; gradient -g / sqrt(1 - x^2). Catalogue 3.8.")
-atan = primitive("atan", "Inverse tangent; gradient g / (1 + x^2). Catalogue 3.8.")
-atan2 = primitive(
+sin = row("sin", "Sine.", "g cos x", "BHG 9.11")
+cos = row("cos", "Cosine.", "-g sin x", "BHG 9.12")
+tan = row("tan", "Tangent.", "g (1 + y^2)", "BHG 9.13")
+asin = row("asin", "Inverse sine.", "g / sqrt(1 - x^2)", "BHG 9.16")
+acos = row("acos", "Inverse cosine.", "-g / sqrt(1 - x^2)", "BHG 9.17")
+atan = row("atan", "Inverse tangent.", "g / (1 + x^2)", "BHG 9.18")
+atan2 = row(
     "atan2",
-    "Angle of the point (x2, x1) in (-pi, pi]; gradient g (x2, -x1) / (x1^2 + x2^2), 0 at the"
-    " origin. Catalogue 3.8.",
+    "Angle of the point (x2, x1), from -pi to pi.",
+    "g (x2, -x1) / (x1^2 + x2^2), 0 at the origin",
+    "BHG 9.19",
 )
-sinh = primitive("sinh", "Hyperbolic sine; gradient g cosh x. Catalogue 3.8.")
-cosh = primitive("cosh", "Hyperbolic cosine; gradient g sinh x. Catalogue 3.8.")
-tanh = primitive("tanh", "Hyperbolic tangent; gradient g (1 - y^2). Catalogue 3.3.")
-asinh = primitive("asinh", "Inverse hyperbolic sine; gradient g / sqrt(x^2 + 1). Catalogue 3.8.")
-acosh = primitive(
-    "acosh", "Inverse hyperbolic cosine for x >= 1; gradient g / sqrt(x^2 - 1). Catalogue 3.8."
+sinh = row("sinh", "Hyperbolic sine.", "g cosh x", "BHG 9.14")
+cosh = row("cosh", "Hyperbolic cosine.", "g sinh x", "BHG 9.15")
+tanh = row("tanh", "Hyperbolic tangent.", "g (1 - y^2)", "BHG 4.3; BPR 2.3; THNN Tanh")
+asinh = row("asinh", "Inverse hyperbolic sine.", "g / sqrt(x^2 + 1)", "BHG 9.20")
+acosh = row("acosh", "Inverse hyperbolic cosine, for x >= 1.", "g / sqrt(x^2 - 1)", "BHG 9.21")
+atanh = row("atanh", "Inverse hyperbolic tangent.", "g / (1 - x^2)", "BHG 9.22")
+hypot = row("hypot", "sqrt(x1^2 + x2^2) without overflow.", "g (x1, x2) / y, 0 at the origin")
+erf = row("erf", "Error function.", "g 2 / sqrt(pi) e^(-x^2)")
+erfc = row("erfc", "1 - erf(x), accurate in the tail.", "-g 2 / sqrt(pi) e^(-x^2)")
+erfinv = row("erfinv", "Inverse of erf.", "g sqrt(pi) / 2 e^(y^2)")
+ndtr = row("ndtr", "Standard normal distribution function.", "g e^(-x^2 / 2) / sqrt(2 pi)")
+_npdf = primitive("npdf", "", public_name="_npdf")
+sigmoid = row(
+    "sigmoid",
+    "1 / (1 + e^-x), accurate in both tails.",
+    "g y (1 - y)",
+    "BHG 4.1; BPR 2.4; CN 1.24; THNN Sigmoid",
 )
-atanh = primitive("atanh", "Inverse hyperbolic tangent; gradient g / (1 - x^2). Catalogue 3.8.")
-hypot = primitive(
-    "hypot", "sqrt(x1^2 + x2^2) without overflow; gradient g (x1, x2) / y, 0 at the origin."
+log_sigmoid = row(
+    "log_sigmoid",
+    "Logarithm of sigmoid(x), min(x, 0) - log1p(e^-abs(x)).",
+    "g sigmoid(-x)",
+    "BHG 4.17; THNN LogSigmoid",
 )
-erf = primitive("erf", "Error function; gradient g 2/sqrt(pi) e^(-x^2).")
-erfc = primitive("erfc", "1 - erf(x), accurate in the tail; gradient -g 2/sqrt(pi) e^(-x^2).")
-erfinv = primitive("erfinv", "Inverse of erf; gradient g sqrt(pi)/2 e^(y^2).")
-ndtr = primitive(
-    "ndtr", "Standard normal distribution function; gradient g e^(-x^2/2) / sqrt(2 pi)."
-)
-copysign = primitive("copysign", "abs(x1) with the sign of x2.")
+copysign = row("copysign", "abs(x1) with the sign of x2.", "(g sign(x1) sign(x2), none)")
 
 # ---------------------------------------------------------------------- comparison, logic, rounding
 
-equal = primitive("equal", "x1 == x2 as bool.")
-not_equal = primitive("not_equal", "x1 != x2 as bool.")
-less = primitive("less", "x1 < x2 as bool.")
-less_equal = primitive("less_equal", "x1 <= x2 as bool.")
-greater = primitive("greater", "x1 > x2 as bool.")
-greater_equal = primitive("greater_equal", "x1 >= x2 as bool.")
-logical_and = primitive("logical_and", "x1 and x2; not zero counts as true. Catalogue 3.7.")
-logical_or = primitive("logical_or", "x1 or x2; not zero counts as true. Catalogue 3.7.")
-logical_xor = primitive(
-    "logical_xor", "Exactly one of x1, x2; not zero counts as true. Catalogue 3.7."
-)
-logical_not = primitive("logical_not", "x == 0. Catalogue 3.7.")
-bitwise_and = primitive("bitwise_and", "Bits of both, for integers and bools.")
-bitwise_or = primitive("bitwise_or", "Bits of either, for integers and bools.")
-bitwise_xor = primitive("bitwise_xor", "Bits of exactly one, for integers and bools.")
-bitwise_invert = primitive("bitwise_invert", "All bits inverted, for integers and bools.")
-left_shift = primitive("left_shift", "x1 * 2^x2 for integers.")
-right_shift = primitive("right_shift", "floor(x1 / 2^x2) for integers.")
-isnan = primitive("isnan", "Whether x is nan.")
-isinf = primitive("isinf", "Whether x is infinite.")
-isfinite = primitive("isfinite", "Whether x is neither infinite nor nan.")
-signbit = primitive("signbit", "Whether the sign bit is set, -0.0 included.")
-floor = primitive("floor", "The largest integer <= x; gradient 0.")
-ceil = primitive("ceil", "The smallest integer >= x; gradient 0.")
-trunc = primitive("trunc", "The integer part; gradient 0.")
-round = primitive("round", "The nearest integer, half to even; gradient 0.")
-where = primitive(
-    "where",
-    "x1 where the condition holds, else x2; the gradient goes to the chosen one. Catalogue 3.7.",
-)
-
-# ---------------------------------------------------------------------------- activations
-
-sigmoid = primitive(
-    "sigmoid", "1 / (1 + e^-x), accurate in both tails; gradient g y (1 - y). Catalogue 3.3."
-)
-softplus = primitive(
-    "softplus", "log(1 + e^x) without overflow; gradient g sigmoid(x). Catalogue 3.3."
-)
-log_sigmoid = primitive(
-    "log_sigmoid", "log(sigmoid(x)) without overflow; gradient g sigmoid(-x). Catalogue 3.3."
-)
-_npdf = primitive("npdf", "", public_name="_npdf")
-_gelu_tanh = primitive("gelu_tanh", "", public_name="_gelu_tanh")
+equal = row("equal", "x1 == x2 as bool.", source="BHG 8.9, 8.18")
+not_equal = row("not_equal", "x1 != x2 as bool.", source="BHG 8.10, 8.19")
+less = row("less", "x1 < x2 as bool.", source="BHG 8.14, 8.23")
+less_equal = row("less_equal", "x1 <= x2 as bool.", source="BHG 8.13, 8.22")
+greater = row("greater", "x1 > x2 as bool.", source="BHG 8.12, 8.21")
+greater_equal = row("greater_equal", "x1 >= x2 as bool.", source="BHG 8.11, 8.20")
+logical_and = row("logical_and", "Both are true.", source="BHG 8.6, 8.15")
+logical_or = row("logical_or", "One or both are true.", source="BHG 8.7, 8.16")
+logical_xor = row("logical_xor", "Exactly one is true.", source="BHG 8.8, 8.17")
+logical_not = row("logical_not", "x == 0.", source="BHG 8.24")
+bitwise_and = row("bitwise_and", "Bits of both.")
+bitwise_or = row("bitwise_or", "Bits of either.")
+bitwise_xor = row("bitwise_xor", "Bits of exactly one.")
+bitwise_invert = row("bitwise_invert", "All bits inverted.")
+left_shift = row("left_shift", "x1 * 2^x2.")
+right_shift = row("right_shift", "floor(x1 / 2^x2).")
+isnan = row("isnan", "Whether x is nan.")
+isinf = row("isinf", "Whether x is infinite.")
+isfinite = row("isfinite", "Whether x is neither infinite nor nan.")
+signbit = row("signbit", "Whether the sign bit is set, -0.0 included.")
+trunc = row("trunc", "The integer part.", "0")
+where = row(
+    "where", "x1 where the condition holds, else x2.", "g to the chosen one, 0 to the other",
+    "BHG 8.25",
+)  # fmt: skip
+_sign = primitive("sign", "", public_name="_sign")
+_round = primitive("round", "", public_name="_round")
+_floor = primitive("floor", "", public_name="_floor")
+_ceil = primitive("ceil", "", public_name="_ceil")
 
 
-def _nanmax0(x):
-    # Written as a select so that nan stays nan and the slope at 0 is 0.
-    return s.where(x <= 0, s.const(0, x.dtype), x)
+class StraightThrough(Elementwise):
+    """The first operand, with the derivative of the second, its proxy."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "straight_through", lambda value, proxy: value, lambda g, y, value, proxy: (None, g)
+        )
+
+    def infer(self, value: TensorType, proxy: TensorType) -> TensorType:
+        if value != proxy:
+            raise GraphTypeError(
+                f"straight_through: value and proxy must be of one type, got {value} and {proxy}"
+            )
+        return value
+
+    def simplify(self, node: Node) -> None:
+        return None
 
 
-def _bounded_below(x):
-    # -inf times the 0 of a tail is nan where the limit is 0. Tails are 0 long before -1000.
-    return s.where(x < -1000, s.const(-1000, x.dtype), x)
+STRAIGHT_THROUGH = add_op(StraightThrough())
 
 
-def _silu_vjp(g, y, x):
-    sigmoid = s.call("sigmoid", x)
-    return (g * (sigmoid + _bounded_below(x) * (sigmoid * (1.0 - sigmoid))),)
+def _stepped(op: str, step: Callable, x: object, ste: bool) -> Tensor:
+    """A piecewise constant function, by choice with the gradient of x itself."""
+    t = tensor_argument(op, x)
+    if not isinstance(ste, bool):
+        raise GraphTypeError(f"{op}: ste is a bool, got {ste!r}")
+    return apply(STRAIGHT_THROUGH, step(t), t) if ste else step(t)
 
 
-silu = elementwise(
-    "silu",
-    lambda x: _bounded_below(x) * s.call("sigmoid", x),
-    "x sigmoid(x), also known as swish. Catalogue 3.3.",
-    vjp=_silu_vjp,
-)
-_gelu_exact = elementwise(
-    "gelu",
-    lambda x: _bounded_below(x) * s.call("ndtr", x),
-    "",
-    vjp=lambda g, y, x: (g * (s.call("ndtr", x) + _bounded_below(x) * s.call("npdf", x)),),
-    public_name="_gelu_exact",
-)
-# Slopes are told by the result, which is kept anyway where the next layer reads it.
-relu = elementwise(
-    "relu",
-    _nanmax0,
-    "max(x, 0); the gradient at 0 is 0. Catalogue 3.3.",
-    vjp=lambda g, y, x: (s.where(y <= 0, s.const(0, g.dtype), g),),
-    floating=False,
-)
-relu6 = elementwise(
-    "relu6",
-    lambda x: s.where(x <= 0, s.const(0, x.dtype), s.where(x >= 6, s.const(6, x.dtype), x)),
-    "min(max(x, 0), 6); gradient 0 at both kinks. Catalogue 3.3.",
-    floating=False,
-)
-_leaky_relu = elementwise(
-    "_leaky_relu", lambda x, *, negative_slope=0.01: s.where(x > 0, x, x * negative_slope), ""
-)
-_elu = elementwise(
-    "_elu",
-    lambda x, *, alpha=1.0: s.where(
-        x > 0, x, alpha * s.call("expm1", s.where(x > 0, s.const(0, x.dtype), x))
-    ),
-    "",
-)
+@public
+def sign(x: object, ste: bool = False) -> Tensor:
+    """-1, 0 or 1 by the sign of x; nan stays nan.
+
+    Shapes: that of x. Dtypes: numbers; of a complex number x / abs(x), as NumPy.
+    Gradient: 0; with `ste` (straight-through) g.
+    Raises GraphTypeError for bools.
+    Source: BHG 8.1.
+    """
+    return _stepped("sign", _sign, x, ste)
+
+
+@public
+def round(x: object, ste: bool = False) -> Tensor:
+    """The nearest integer, half to even.
+
+    Shapes: that of x. Dtypes: real numbers.
+    Gradient: 0; with `ste` (straight-through) g.
+    Raises GraphTypeError for any other dtype.
+    Source: BHG 9.8.
+    """
+    return _stepped("round", _round, x, ste)
+
+
+@public
+def ceil(x: object, ste: bool = False) -> Tensor:
+    """The smallest integer >= x.
+
+    Shapes: that of x. Dtypes: real numbers.
+    Gradient: 0; with `ste` (straight-through) g.
+    Raises GraphTypeError for any other dtype.
+    Source: BHG 9.9.
+    """
+    return _stepped("ceil", _ceil, x, ste)
+
+
+@public
+def floor(x: object, ste: bool = False) -> Tensor:
+    """The largest integer <= x.
+
+    Shapes: that of x. Dtypes: real numbers.
+    Gradient: 0; with `ste` (straight-through) g.
+    Raises GraphTypeError for any other dtype.
+    Source: BHG 9.10.
+    """
+    return _stepped("floor", _floor, x, ste)
+
+
+# ---------------------------------------------------------------------------- functions
 
 
 @public
 def conj(x: object) -> Tensor:
-    """Complex conjugate; a real tensor is its own."""
+    """Complex conjugate; a real tensor is its own.
+
+    Shapes: that of x. Dtypes: numbers.
+    Gradient: the conjugate of g.
+    Raises GraphTypeError for what is no tensor.
+    """
     t = tensor_argument("conj", x)
     return _conj(t) if is_complex(t.type.dtype) else t
 
 
 @public
 def real(x: object) -> Tensor:
-    """Real part; a real tensor is its own."""
+    """Real part; a real tensor is its own.
+
+    Shapes: that of x. Dtypes: numbers; the result is real.
+    Gradient: g.
+    Raises GraphTypeError for what is no tensor.
+    """
     t = tensor_argument("real", x)
     return _real(t) if is_complex(t.type.dtype) else t
 
 
 @public
-def leaky_relu(x: object, negative_slope: float = 0.01) -> Tensor:
-    """x where x > 0, else negative_slope * x; at 0 the slope is negative_slope. Catalogue 3.3."""
-    return _leaky_relu(x, negative_slope=float(negative_slope))
-
-
-@public
-def elu(x: object, alpha: float = 1.0) -> Tensor:
-    """x where x > 0, else alpha (e^x - 1); the slope at 0 is alpha. Catalogue 3.3."""
-    return _elu(x, alpha=float(alpha))
-
-
-@public
-def gelu(x: object, approximate: str | bool = "none") -> Tensor:
-    """x Phi(x), or its tanh form with approximate="tanh" (as PyTorch). Catalogue 3.3."""
-    if approximate in ("tanh", True):
-        return _gelu_tanh(x)
-    if approximate in ("none", False):
-        return _gelu_exact(x)
-    raise GraphTypeError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
-
-
-@public
-def power(x1: object, x2: object) -> Tensor:
-    """x1 ** x2, broadcast; integers stay integers for an integer exponent >= 0.
-
-    Gradient (g x2 x1^(x2-1), 0 where x2 = 0; g y ln x1, 0 where x1 = 0). A constant exponent of
-    1, 2, 3, -1, 0.5 or -0.5 becomes the plain product or root. Catalogue 3.6.
-    """
-    if is_scalar(x2):
-        value = x2.item() if hasattr(x2, "item") else x2
-        x = as_tensor(x1)
-        if is_integer(x.type.dtype) and isinstance(value, int) and not isinstance(value, bool):
-            if value < 0:
-                raise GraphTypeError(
-                    f"power: integers ({x.type}) take no negative exponent ({value});"
-                    " use .astype('float32')"
-                )
-            return _integer_power(x, value)
-        if value == 2:
-            return square(x) if not is_bool(x.type.dtype) else x
-        if value == 1:
-            return x
-        if value == 3:
-            return multiply(square(x), x)
-        if value == -1:
-            return reciprocal(x)
-        if value == 0.5:
-            return sqrt(x)
-        if value == -0.5:
-            return rsqrt(x)
-    a, b = promoted("power", [x1, x2])
-    if is_integer(a.type.dtype):
-        return cast_tensor(
-            round(_power(cast_tensor(a, "float64"), cast_tensor(b, "float64"))), a.type.dtype
-        )
-    return _power(a, b)
-
-
-def _integer_power(x: Tensor, n: int) -> Tensor:
-    if n == 0:
-        from_one = multiply(x, 0)
-        return add(from_one, 1)
-    result: Tensor | None = None
-    while n:
-        if n & 1:
-            result = x if result is None else multiply(result, x)
-        n >>= 1
-        if n:
-            x = multiply(x, x)
-    assert result is not None
-    return result
-
-
-@public
 def clip(x: object, min: object = None, max: object = None) -> Tensor:
-    """Limit to [min, max] (each may be None); the gradient is 1 on the bounds too. Catalogue 7."""
+    """Limit x to [min, max], each of which may be None; nan stays nan.
+
+    Shapes: operands broadcast. Dtypes: real numbers, promoted to one dtype.
+    Gradient: g inside and on the bounds; beyond a bound g goes to the bound.
+    Raises ShapeError where shapes do not broadcast, GraphTypeError for complex numbers.
+    Source: catalogue 7, 8.
+    """
     t = tensor_argument("clip", x)
     if min is None and max is None:
         return t
@@ -328,7 +282,12 @@ CAST = add_op(Cast())
 
 @public
 def astype(x: object, dtype: object) -> Tensor:
-    """The tensor in another dtype (NumPy's astype); complex to real drops the imaginary part."""
+    """The tensor in another dtype (NumPy's astype); complex to real drops the imaginary part.
+
+    Shapes: that of x. Dtypes: any to any.
+    Gradient: g in the dtype of x; none through integers and bools.
+    Raises GraphTypeError for a dtype that there is not.
+    """
     return cast_tensor(tensor_argument("astype", x), as_dtype(dtype))
 
 
@@ -353,23 +312,14 @@ STOP_GRADIENT = add_op(StopGradient())
 
 @public
 def stop_gradient(x: object) -> Tensor:
-    """The value of x; derivatives do not pass through it."""
+    """The value of x; derivatives do not pass through it.
+
+    Shapes: that of x. Dtypes: any.
+    Gradient: none, a constant for every derivative.
+    Raises GraphTypeError for what is no tensor.
+    """
     return apply(STOP_GRADIENT, tensor_argument("stop_gradient", x))
 
 
-@public
-def add_n(xs: object) -> Tensor:
-    """The sum of a non-empty list of tensors of one shape, from left to right."""
-    items = list(xs)  # type: ignore[call-overload]
-    if not items:
-        raise GraphTypeError("add_n: needs at least one tensor")
-    total = as_tensor(items[0])
-    for x in items[1:]:
-        total = add(total, x)
-    return total
-
-
-swish = silu
-pow = power
 true_divide = divide
 mod = remainder

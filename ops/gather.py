@@ -8,11 +8,8 @@ the index operands, broadcast together, cover. `mode` says what the numbers in t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +18,7 @@ from staticgraph.errors import GraphTypeError, NumericError, ShapeError
 from staticgraph.ir import FUNCTIONS, Node, Op, Tensor, apply
 from staticgraph.nest import Nest, broadcast_index
 from staticgraph.op import Elementwise, NestOp, add_op, cast, register
-from staticgraph.types import SHORT, TensorType, broadcast_shapes, is_bool
+from staticgraph.types import TensorType, broadcast_shapes, is_bool
 
 #: 0 <= i < n, or -n <= i < 0 counted from the end; else NumericError when it runs
 PYTHON = "python"
@@ -143,12 +140,6 @@ class ScatterAdd(Op):
         np.add.at(result, kept, updates[inside])
         return [result]
 
-    def cpu(
-        self, types: Sequence[TensorType], out: Sequence[TensorType], *, name: str, **attrs: Any
-    ) -> Kernels:
-        """The kernel for operands and results of these types."""
-        return Kernels((_ScatterSource(types, out[0], **attrs).kernel(name),))
-
     def plain_nest(self, types, out, *, shape, source, index_axes, mode) -> Nest:
         """The same as a loop nest: each element of the result looks at all that may come to it.
 
@@ -185,6 +176,42 @@ class ScatterAdd(Op):
         return _all_in_range(node, node.attrs["shape"])
 
 
+@register
+class LastWriter(Op):
+    """For each place of an array of `shape`, the number of the last write to it, or -1.
+
+    Write j goes to the place that element j of the index operands names, one operand for each axis;
+    what is out of range writes nothing.
+    """
+
+    name = "last_writer"
+
+    def infer(self, *index: TensorType, shape: tuple[int, ...], mode: str) -> TensorType:
+        if len({t.shape for t in index}) != 1:
+            raise ShapeError(f"last_writer: the indices of all axes need one shape, got {index}")
+        source = tuple(~k for k in range(len(index)))
+        _placed(self.name, shape, index, source, tuple(range(index[0].ndim)), mode)
+        return TensorType("int64", tuple(shape))
+
+    def reference(self, arrays, types, *, shape, mode):
+        inside, places = np.array(True), []
+        for i, n in zip(arrays, shape, strict=True):
+            i = i.astype(np.int64).ravel()
+            i = np.where(i < 0, i + n, i) if mode == PYTHON else i
+            inside = inside & (i >= 0) & (i < n)
+            places.append(i)
+        result = np.full(shape, -1, np.int64)
+        writes = np.arange(arrays[0].size)
+        np.maximum.at(result, tuple(i[inside] for i in places), writes[inside])
+        return [result]
+
+    def vjp(self, node, cotangents):
+        return [None for _ in node.operands]
+
+    def jvp(self, node, tangents):
+        return [None]
+
+
 class CheckIndex(Elementwise):
     """Integers as they are, with the promise, tested when it runs, that all are in 0..size-1."""
 
@@ -203,18 +230,24 @@ CHECK_INDEX = add_op(CheckIndex())
 
 @register
 class Check(Op):
-    """The first operand as it is; the call fails with `message` where the status is not 0."""
+    """The first operand as it is; the call fails where the status is not 0.
+
+    A status counts the elements of an array of shape `batch` from the first bad one to the end;
+    the message then says which one that is.
+    """
 
     name = "check"
 
-    def infer(self, x: TensorType, status: TensorType, *, message: str) -> TensorType:
+    def infer(
+        self, x: TensorType, status: TensorType, *, message: str, batch: tuple[int, ...] = ()
+    ) -> TensorType:
         if status != TensorType("int64", ()):
             raise GraphTypeError(f"check: the status must be i64[], got {status}")
         return x
 
-    def reference(self, arrays, types, *, message):
+    def reference(self, arrays, types, *, message, batch=()):
         if arrays[1]:
-            raise NumericError(message)
+            raise NumericError(check_message(int(arrays[1]), message, batch))
         return [arrays[0]]
 
     def vjp(self, node, cotangents):
@@ -222,6 +255,14 @@ class Check(Op):
 
     def jvp(self, node, tangents):
         return [tangents[0]]
+
+
+def check_message(status: int, message: str, batch: tuple[int, ...] = ()) -> str:
+    """What to say where a `check` with these attributes meets this status."""
+    if not batch:
+        return message
+    place = np.unravel_index(prod(batch) - status, batch)
+    return f"{message} (at {', '.join(str(int(i)) for i in place)} of the batch)"
 
 
 def index_check(node: Node) -> Tensor | None:
@@ -258,196 +299,3 @@ def _all_in_range(node: Node, shape: Sequence[int]) -> Tensor | None:
             test = _in_range(node.operands[1 + ~v], -n if mode == PYTHON else 0, n)
             total = test if total is None else FUNCTIONS["logical_and"](total, test)
     return total
-
-
-# ---------------------------------------------------------------------------- scatter-add kernel
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """A kernel by hand: the text of a module with `k(lo, hi, bufs, scratch)`, and how to run it.
-
-    `buffers` says what `bufs` holds: ("in", k) operand k, ("out", k) result k. `elements` counts
-    what is read and written, for the choice between one thread and several.
-    """
-
-    name: str
-    text: str
-    tiles: int
-    buffers: tuple[tuple[str, int], ...]
-    elements: int
-    scratch: int = 0
-    inplace: frozenset[tuple[int, int]] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """The kernels of one node in order, and the bytes of the workspaces between them."""
-
-    steps: tuple[Kernel, ...]
-    workspace: tuple[int, ...] = ()
-
-
-_TILES, _TILE_WORK, _PARTS, _LANES = 32, 1 << 14, 16, 16
-
-
-class _ScatterSource:
-    """Generates the scatter-add kernel.
-
-    Axes of the updates that run along an axis of the result are private: other places on them are
-    other elements of the result, so tiles split them (the last one in columns of lanes) and no two
-    threads meet. Where that gives too few tiles, each tile also takes a range of the first indexed
-    axis and skips other indices. The shared axes run in order inside a tile, so that duplicates
-    add up in one order for any number of threads.
-    """
-
-    def __init__(self, types, out, *, shape, source, index_axes, mode):
-        self.updates, *self.index = types
-        self.code, self.mode, self.lines = SHORT[out.dtype], mode, []
-        steps, rank = _strides(shape), self.updates.ndim
-        self.u_steps = dict(enumerate(_strides(self.updates.shape)))
-        self.x_steps = {v: steps[a] for a, v in enumerate(source) if v >= 0}
-        self.i_steps = [
-            {
-                v: step
-                for v, n, step in zip(
-                    index_axes[len(index_axes) - t.ndim :], t.shape, _strides(t.shape), strict=True
-                )
-                if n != 1
-            }
-            for t in self.index
-        ]
-        # (index operand, size, step in the result) of each indexed axis
-        self.picked = [(~v, shape[a], steps[a]) for a, v in enumerate(source) if v < 0]
-        self.shared = [v for v in range(rank) if v not in self.x_steps]
-        last = rank - 1
-        self.column = self.x_steps.get(last) == 1 and all(last not in i for i in self.i_steps)
-        self.outer = [v for v in range(rank - self.column) if v in self.x_steps]
-        self.width = self.updates.shape[last] if self.column else 1
-        self.count = prod(self.updates.shape[v] for v in self.outer)
-        self.work = self.updates.size + out.size
-        wanted = max(1, min(_TILES, self.work // _TILE_WORK))
-        self.chunks = max(1, min(wanted, self.count))
-        # Reading every index once more per range only pays where an index moves a whole row. Ranges
-        # come before columns because they write contiguous memory.
-        spare = wanted // self.chunks if self.width >= _LANES else 1
-        self.parts = max(1, min(_PARTS, spare, self.picked[0][1]))
-        spare = wanted // (self.chunks * self.parts)
-        self.blocks = max(1, min(spare, self.width // (4 * _LANES)))
-
-    def kernel(self, name: str) -> Kernel:
-        self._emit(1, "u = ptr(bufs, 0)")
-        for k in range(len(self.index)):
-            self._emit(1, f"i{k} = ptr(bufs, {k + 1})")
-        self._emit(1, f"x = ptr(bufs, {len(self.index) + 1})")
-        self._emit(1, "for tile in range(lo, hi):")
-        self._bounds(2)
-        self._emit(2, f"for p in range({', '.join(_cut(self.count, 'chunk', self.chunks))}):")
-        self._offsets(3)
-        self._zero(3)
-        self._add(3)
-        body = "\n".join(self.lines)
-        names = sorted(set(re.findall(r"(\w+)\(", body)) - {"range", "min"})
-        about = f'"""scatter_add of {self.updates} to {self.count} x {self.width} places."""'
-        head = f"from staticgraph.codegen.vector import {', '.join(names)}"
-        text = f"{about}\n\n{head}\n\n\ndef k(lo, hi, bufs, scratch):\n{body}\n"
-        buffers = (*(("in", k) for k in range(len(self.index) + 1)), ("out", 0))
-        return Kernel(name, text, self.parts * self.blocks * self.chunks, buffers, self.work)
-
-    def _emit(self, depth: int, line: str) -> None:
-        self.lines.append("    " * depth + line)
-
-    def _bounds(self, d: int) -> None:
-        """What this tile covers: part of the first indexed axis, columns, chunk of places."""
-        self._emit(d, f"block = tile % {self.blocks}")
-        self._emit(d, f"part = tile // {self.blocks} % {self.parts}")
-        self._emit(d, f"chunk = tile // {self.parts * self.blocks}")
-        low, high = _cut(self.picked[0][1], "part", self.parts)
-        self._emit(d, f"first = {low}")
-        self._emit(d, f"stop = {high}")
-        if self.column:
-            step = -(-self.width // (self.blocks * _LANES)) * _LANES
-            self._emit(d, f"c0 = block * {step}")
-            self._emit(d, f"c1 = min({self.width}, c0 + {step})")
-
-    def _offsets(self, d: int) -> None:
-        """Where private place p begins in the updates, the result and the indices."""
-        rest = self.count
-        for v in self.outer:
-            n = self.updates.shape[v]
-            rest //= n or 1
-            self._emit(d, f"a{v} = p // {rest or 1} % {n or 1}")
-        self._emit(d, f"u_at = {_dot(self.outer, self.u_steps)}")
-        self._emit(d, f"x_at = {_dot(self.outer, self.x_steps)}")
-        for k, steps in enumerate(self.i_steps):
-            self._emit(d, f"i{k}_at = {_dot(self.outer, steps)}")
-
-    def _zero(self, d: int) -> None:
-        at = "x_at"
-        for j, (_, n, step) in enumerate(self.picked):
-            low, high = ("first", "stop") if j == 0 else ("0", f"{n}")
-            if step == 1 and not self.column:
-                self._run(d, low, high, at, None, whole=False)
-                return
-            self._emit(d, f"for z{j} in range({low}, {high}):")
-            at, d = f"{at} + z{j} * {step}", d + 1
-        if self.column:
-            self._run(d, "c0", "c1", at, None, whole=self.width % _LANES == 0)
-        else:
-            self._emit(d, f"st_{self.code}(x, {at}, 0)")
-
-    def _add(self, d: int) -> None:
-        for v in self.shared:
-            self._emit(d, f"for a{v} in range({self.updates.shape[v]}):")
-            d += 1
-        if not self.shared:
-            self._emit(d, "for _ in range(1):")  # something for `continue` to leave
-            d += 1
-        to = "x_at"
-        for j, (k, n, step) in enumerate(self.picked):
-            at = f"i{k}_at + {_dot(self.shared, self.i_steps[k])}"
-            # 0 + makes an int64 of an index operand of either dtype.
-            self._emit(d, f"d{j} = 0 + ld_{SHORT[self.index[k].dtype]}(i{k}, {at})")
-            if self.mode == PYTHON:
-                self._emit(d, f"if d{j} < 0:")
-                self._emit(d + 1, f"d{j} += {n}")
-            if self.mode != KNOWN or (j == 0 and self.parts > 1):
-                low, high = ("first", "stop") if j == 0 else ("0", f"{n}")
-                self._emit(d, f"if d{j} < {low} or d{j} >= {high}:")
-                self._emit(d + 1, "continue")
-            to += f" + d{j} * {step}"
-        self._emit(d, f"to = {to}")
-        self._emit(d, f"at = u_at + {_dot(self.shared, self.u_steps)}")
-        if self.column:
-            self._run(d, "c0", "c1", "to", "at", whole=self.width % _LANES == 0)
-        else:
-            self._emit(d, f"st_{self.code}(x, to, ld_{self.code}(x, to) + ld_{self.code}(u, at))")
-
-    def _run(self, d: int, low: str, high: str, to: str, at: str | None, *, whole: bool) -> None:
-        """Store a contiguous run of the result: zeros, or its sum with the updates from `at` on."""
-        self._emit(d, f"for c in range({low}, {high}, {_LANES}):")
-        load, store, mask = ("vld", "vst", "") if whole else ("vldm", "vstm", ", m")
-        if not whole:
-            self._emit(d + 1, f"m = lanes({high} - c)")
-        value = f"splat_{self.code}(0)"
-        if at is not None:
-            value = " + ".join(
-                f"{load}_{self.code}({place} + c{mask})" for place in (f"x, {to}", f"u, {at}")
-            )
-        self._emit(d + 1, f"{store}_{self.code}(x, {to} + c, {value}{mask})")
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    return [prod(shape[a + 1 :]) for a in range(len(shape))]
-
-
-def _dot(axes: Sequence[int], steps: dict[int, int]) -> str:
-    """Source of the offset of the places a0, a1, ... on some axes."""
-    return " + ".join(f"a{v} * {steps[v]}" for v in axes if v in steps) or "0"
-
-
-def _cut(total: int, index: str, pieces: int) -> tuple[str, str]:
-    """Source of the bounds of piece `index` of a balanced split."""
-    if pieces == 1:
-        return "0", f"{total}"
-    return f"{index} * {total} // {pieces}", f"({index} + 1) * {total} // {pieces}"

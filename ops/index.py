@@ -1,17 +1,28 @@
-"""Elements at indices: x[...], take, gather, gather_nd, scatter_add, embedding, one_hot."""
+"""Elements at indices: x[...], take, gather, embedding, one_hot, and the scatters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Tensor, apply, constant_of
 from staticgraph.op import cast, constant, normalize_axis, promoted, public, tensor_argument
-from staticgraph.ops.gather import CHECK_INDEX, KNOWN, PYTHON, STRICT, Gather, ScatterAdd
-from staticgraph.ops.shape import broadcast_to, flip, iota, reshape, slice_
-from staticgraph.types import as_dtype, broadcast_shapes, is_bool, is_integer
+from staticgraph.ops.create import iota
+from staticgraph.ops.gather import (
+    CHECK_INDEX,
+    KNOWN,
+    PYTHON,
+    STRICT,
+    Gather,
+    LastWriter,
+    ScatterAdd,
+)
+from staticgraph.ops.shape import broadcast_to, reshape
+from staticgraph.ops.slices import flip, slice_
+from staticgraph.types import as_dtype, as_shape, broadcast_shapes, is_bool, is_integer
 
 
 def _numbers(op: str, indices: object) -> np.ndarray | None:
@@ -270,6 +281,24 @@ def gather(x: object, indices: object, axis: int = -1) -> Tensor:
     return apply(Gather, t, picked, **attrs)
 
 
+def _places(
+    op: str, indices: object, shape: tuple[int, ...], what: object
+) -> list[tuple[Tensor, str]]:
+    """Index operands and modes for the leading axes that the last axis of `indices` names."""
+    value = _numbers(op, indices)
+    given = np.shape(value) if value is not None else indices.shape  # type: ignore[attr-defined]
+    if not given or not 1 <= given[-1] <= len(shape):
+        raise ShapeError(
+            f"{op}: the last axis of the indices, of shape {tuple(given)}, must name 1 to"
+            f" {len(shape)} axes of {what}"
+        )
+    source = indices if value is None else value
+    return [
+        index_operand(op, source[..., a], shape[a], f"axis {a} of {what}")  # type: ignore[index]
+        for a in range(given[-1])
+    ]
+
+
 @public
 def gather_nd(x: object, indices: object) -> Tensor:
     """result[...] = x[indices[..., 0], indices[..., 1], ...]: the last axis holds one place each.
@@ -277,19 +306,8 @@ def gather_nd(x: object, indices: object) -> Tensor:
     It may name only the leading axes of x. Gradient: added up at the places read. Catalogue 3.9.
     """
     t = tensor_argument("gather_nd", x)
-    value = _numbers("gather_nd", indices)
-    shape = np.shape(value) if value is not None else indices.shape  # type: ignore[attr-defined]
-    if not shape or shape[-1] > t.ndim or shape[-1] == 0:
-        raise ShapeError(
-            f"gather_nd: the last axis of the indices, of shape {tuple(shape)}, must name 1 to"
-            f" {t.ndim} axes of {t.type}"
-        )
-    source = indices if value is None else value
-    picked = {
-        a: index_operand("gather_nd", source[..., a], t.shape[a], f"axis {a} of {t.type}")  # type: ignore[index]
-        for a in range(shape[-1])
-    }
-    return _pick(t, picked, 0)
+    picked = _places("gather_nd", indices, t.shape, t.type)
+    return _pick(t, dict(enumerate(picked)), 0)
 
 
 @public
@@ -347,6 +365,34 @@ def scatter_add(x: object, indices: object, updates: object, axis: int = 0) -> T
             f" gather(x, indices, {a}) with indices of all axes of {t.type}, got {values.type}"
         )
     return FUNCTIONS["add"](t, apply(ScatterAdd, values, picked, shape=t.shape, **attrs))
+
+
+@public
+def scatter_nd(updates: object, indices: object, shape: object, add: bool = False) -> Tensor:
+    """Zeros of `shape` with result[indices[..., 0], indices[..., 1], ...] = updates[...].
+
+    The last axis of the indices holds one place each, which may name only the leading axes;
+    negative indices count from the end. Of updates for one place the last in row-major order
+    stands, or with `add` their sum. Gradient: g at the places, 0 for an update that does not stand.
+    BHG 10.20 (printed without that 0).
+    """
+    u, whole = tensor_argument("scatter_nd", updates, "updates"), as_shape(shape)
+    picked = _places("scatter_nd", indices, whole, whole)
+    block = picked[0][0].shape
+    wanted = (*block, *whole[len(picked) :])
+    if u.shape != wanted:
+        raise ShapeError(f"scatter_nd: updates must have shape {wanted}, got {u.type}")
+    operands = [t for t, _ in picked]
+    mode = picked[0][1]
+    if not add:
+        last = apply(LastWriter, *operands, shape=whole[: len(picked)], mode=mode)
+        stands = _pick(last, dict(enumerate(picked)), 0)
+        stands = FUNCTIONS["equal"](stands, reshape(iota((prod(block),)), block))
+        stands = reshape(stands, (*block, *(1 for _ in whole[len(picked) :])))
+        u = FUNCTIONS["where"](stands, u, constant(0, u.type.dtype))
+    dtype, u = u.type.dtype, cast(u, "int8") if is_bool(u.type.dtype) else u
+    layout = _layout(len(whole), range(len(picked)), 0, len(block))
+    return cast(apply(ScatterAdd, u, *operands, shape=whole, mode=mode, **layout), dtype)
 
 
 def _fits(x: Tensor, index: Tensor, a: int) -> bool:

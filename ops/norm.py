@@ -6,14 +6,22 @@ divide by the count; only the running variance of batch_norm is the unbiased one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor
-from staticgraph.op import cast, normalize_axes, normalize_axis, promoted, public, tensor_argument
+from staticgraph.ir import Tensor
+from staticgraph.op import (
+    cast,
+    constant,
+    normalize_axes,
+    normalize_axis,
+    promoted,
+    public,
+    tensor_argument,
+)
 from staticgraph.ops.elementwise import (
     add,
     divide,
@@ -30,7 +38,7 @@ from staticgraph.ops.shape import reshape
 from staticgraph.types import is_complex, is_differentiable
 
 
-def _floats(op: str, *xs: object) -> list[Tensor]:
+def real_floats(op: str, *xs: object) -> list[Tensor]:
     """Operands of one real floating dtype; None stays out."""
     found = promoted(op, [x for x in xs if x is not None], floating=True)
     if is_complex(found[0].type.dtype):
@@ -40,21 +48,33 @@ def _floats(op: str, *xs: object) -> list[Tensor]:
 
 def below_max(op: str, x: object, axis: object) -> Tensor:
     """x - max(x) along the axis: its exponential does not overflow, and is the same function."""
-    (t,) = _floats(op, x)
+    (t,) = real_floats(op, x)
     over = normalize_axes(op, axis, t.ndim)
     return subtract(t, stop_gradient(max(t, over, keepdims=True)))
 
 
 @public
 def softmax(x: object, axis: int | tuple[int, ...] = -1) -> Tensor:
-    """e^x / sum(e^x) along `axis`, without overflow. Gradient: y (g - sum(g y)). Catalogue 3.3."""
+    """e^x / sum(e^x) along `axis`, without overflow.
+
+    Shapes: that of x. Dtypes: real floats; integers become float32.
+    Gradient: y (g - sum(g y)).
+    Raises ShapeError for an axis that x has not, GraphTypeError for complex numbers.
+    Source: BHG 4.6.
+    """
     raised = exp(below_max("softmax", x, axis))
     return divide(raised, sum(raised, axis, keepdims=True))
 
 
 @public
 def log_softmax(x: object, axis: int | tuple[int, ...] = -1) -> Tensor:
-    """log(softmax(x)) along `axis`, accurate where softmax is near 0 or 1. Catalogue 3.3."""
+    """log(softmax(x)) along `axis`, accurate where softmax is near 0 or 1.
+
+    Shapes: that of x. Dtypes: real floats; integers become float32.
+    Gradient: g - e^y sum(g).
+    Raises ShapeError for an axis that x has not, GraphTypeError for complex numbers.
+    Source: BHG 4.7.
+    """
     t = below_max("log_softmax", x, axis)
     return subtract(t, log(sum(exp(t), axis, keepdims=True)))
 
@@ -91,7 +111,7 @@ def _with_parameters(
     op: str, x: object, weight: object, bias: object
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """x, weight and bias in one floating dtype."""
-    found = iter(_floats(op, x, weight, bias))
+    found = iter(real_floats(op, x, weight, bias))
     first = next(found)
     return first, *(None if p is None else next(found) for p in (weight, bias))  # type: ignore[return-value]
 
@@ -117,8 +137,14 @@ def layer_norm(
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) over `axis`, times weight plus bias.
 
-    `normalized_shape` names the last axes by their sizes instead, as PyTorch does; weight and bias
-    have the shape of the normalised axes. Catalogue 3.4.
+    `normalized_shape` names the last axes by their sizes instead, as PyTorch does.
+
+    Shapes: that of x; weight and bias have that of the normalised axes. Dtypes: real floats;
+    integers become float32.
+    Gradient: w / sqrt(var + eps) (g - mean(g) - n mean(g n)) for the normalised n; the sums of g n
+    and of g.
+    Raises ShapeError for axes and shapes that do not fit, GraphTypeError for an eps not >= 0.
+    Source: PyTorch; the family of BHG 5.1.
     """
     t, w, b = _with_parameters("layer_norm", x, weight, bias)
     over = _normalized_axes("layer_norm", t, axis, normalized_shape)
@@ -134,7 +160,14 @@ def rms_norm(
     *,
     normalized_shape: int | Sequence[int] | None = None,
 ) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over `axis`, times weight of the shape of those axes."""
+    """x / sqrt(mean(x^2) + eps) over `axis`, times weight.
+
+    Shapes: that of x; weight has that of the normalised axes. Dtypes: real floats; integers become
+    float32.
+    Gradient: w / sqrt(mean(x^2) + eps) (g - n mean(g n)) for the normalised n; the sum of g n.
+    Raises ShapeError for axes and shapes that do not fit, GraphTypeError for an eps not >= 0.
+    Source: PyTorch; the family of BHG 5.1.
+    """
     t, w, _ = _with_parameters("rms_norm", x, weight, None)
     over = _normalized_axes("rms_norm", t, axis, normalized_shape)
     size = mean(square(t), over, keepdims=True)
@@ -151,7 +184,15 @@ def _channels(op: str, x: Tensor) -> None:
 def group_norm(
     x: object, num_groups: int, weight: object = None, bias: object = None, eps: float = 1e-5
 ) -> Tensor:
-    """layer_norm of each sample over groups of channels: x (N, C, ...), weight and bias (C,)."""
+    """layer_norm of each sample over groups of channels, times weight plus bias per channel.
+
+    Shapes: x (N, C, ...), weight and bias (C,); the result has that of x. Dtypes: real floats;
+    integers become float32.
+    Gradient: that of layer_norm, per sample and group.
+    Raises ShapeError where C does not divide into the groups or shapes do not fit, GraphTypeError
+    for an eps not >= 0.
+    Source: PyTorch; the family of BHG 5.1.
+    """
     t, w, b = _with_parameters("group_norm", x, weight, bias)
     _channels("group_norm", t)
     channels = t.shape[1]
@@ -174,10 +215,16 @@ def instance_norm(
     normalize_variance: bool = True,
     across_channels: bool = False,
 ) -> Tensor:
-    """Each sample and channel of x (N, C, spatial...) normalised over its spatial axes.
+    """Each sample and channel normalised over its spatial axes (mean-variance normalisation).
 
     `across_channels` normalises all channels of a sample together; without `normalize_variance`
-    only the mean is taken off (mean-variance normalisation). Catalogue 3.4.
+    only the mean is taken off.
+
+    Shapes: x (N, C, spatial...), weight and bias (C,); the result has that of x. Dtypes: real
+    floats; integers become float32.
+    Gradient: that of layer_norm, per sample and channel.
+    Raises ShapeError for shapes that do not fit, GraphTypeError for an eps not >= 0.
+    Source: BPR 3.5.
     """
     t, w, b = _with_parameters("instance_norm", x, weight, bias)
     if t.ndim < 3:
@@ -188,6 +235,11 @@ def instance_norm(
     else:
         y = subtract(t, mean(t, tuple(over), keepdims=True))
     return _affine("instance_norm", y, w, b, (1,))
+
+
+# ---------------------------------------------------------------------------- over the batch
+
+Join = Callable[[Tensor], Tensor]
 
 
 @public
@@ -205,45 +257,117 @@ def batch_norm(
     """Each channel (index on `axis`) normalised over all other axes, times weight plus bias.
 
     Training uses the statistics of x. Given running statistics, it also returns their new values
-    (1 - momentum) * running + momentum * batch, for `updates`; the batch variance in them is the
+    (1 - momentum) running + momentum batch, for `updates`; the batch variance in them is the
     unbiased one, and no derivative runs through them. Without training the running statistics
-    normalise. Catalogue 3.4.
+    normalise.
+
+    Shapes: weight, bias and running statistics (C,); the result has that of x. Dtypes: real
+    floats; integers become float32.
+    Gradient: w / sqrt(var + eps) (g - mean(g) - n mean(g n)) for the normalised n; the sums of g n
+    and of g. Without training g w / sqrt(var + eps), and those of the running statistics.
+    Raises ShapeError for shapes that do not fit, GraphTypeError for one running statistic alone.
+    Source: BHG 5.1.
     """
-    op = "batch_norm"
+    running = (running_mean, running_var)
+    return _batch_norm("batch_norm", x, weight, bias, running, training, momentum, eps, axis, None)
+
+
+@public
+def sync_batch_norm(
+    x: object,
+    weight: object = None,
+    bias: object = None,
+    running_mean: object = None,
+    running_var: object = None,
+    training: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    axis: int = 1,
+    *,
+    join: Join | None = None,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """batch_norm over the parts of a batch that several processes hold.
+
+    The statistics are made of three sums: the count, that of x, and that of the squared distances
+    from the joint mean (a sum of x^2 loses its digits where the mean is large). `join` adds such a
+    sum over the processes, and its derivative must do the same; without it there is one process,
+    and the result is that of batch_norm.
+
+    Shapes: as batch_norm. Dtypes: as batch_norm.
+    Gradient: as batch_norm, with means over all processes.
+    Raises as batch_norm, and GraphTypeError for a join that is no function.
+    Source: BHG 5.2.
+    """
+    if join is not None and not callable(join):
+        raise GraphTypeError(f"sync_batch_norm: join is a function of a tensor, got {join!r}")
+    running = (running_mean, running_var)
+    return _batch_norm(
+        "sync_batch_norm", x, weight, bias, running, training, momentum, eps, axis, join
+    )
+
+
+def _batch_norm(
+    op: str,
+    x: object,
+    weight: object,
+    bias: object,
+    running: tuple[object, object],
+    training: bool,
+    momentum: float,
+    eps: float,
+    axis: int,
+    join: Join | None,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     t, w, b = _with_parameters(op, x, weight, bias)
     a = normalize_axis(op, axis, t.ndim)
-    if (running_mean is None) != (running_var is None):
-        raise GraphTypeError(f"{op}: give both running_mean and running_var, or neither")
-    if not training and running_mean is None:
-        raise GraphTypeError(f"{op}: training=False needs running_mean and running_var")
-    running = [
-        tensor_argument(op, r, name)
-        for r, name in ((running_mean, "running_mean"), (running_var, "running_var"))
-        if r is not None
-    ]
-    for r in running:
-        if r.shape != (t.shape[a],) or not is_differentiable(r.type.dtype):
-            raise ShapeError(
-                f"{op}: running statistics are floats of shape ({t.shape[a]},), got {r.type}"
-            )
+    old = _running(op, running, t, a, training)
     over = tuple(k for k in range(t.ndim) if k != a)
+    spread = tuple(n if k == a else 1 for k, n in enumerate(t.shape))
     if not training:
-        spread = tuple(n if k == a else 1 for k, n in enumerate(t.shape))
-        m, v = (reshape(cast(r, t.type.dtype), spread) for r in running)
+        m, v = (reshape(cast(r, t.type.dtype), spread) for r in old)
         y = multiply(subtract(t, m), _inverse_root(op, v, eps))
         return _affine(op, y, w, b, (a,))
-    y = _affine(op, _standardized(op, t, over, eps), w, b, (a,))
-    if not running:
-        return y
     count = prod(t.shape[k] for k in over)
-    if count < 2:
+    if old and count < 2 and join is None:
         raise ShapeError(f"{op}: running statistics need two values per channel, x is {t.type}")
-    batch = mean(t, over), FUNCTIONS["var"](t, over, ddof=1)
-    new = (
-        add(
-            multiply(r, 1.0 - momentum),
-            multiply(cast(stop_gradient(s), r.type.dtype), float(momentum)),
-        )
-        for r, s in zip(running, batch, strict=True)
-    )
-    return y, *(stop_gradient(n) for n in new)  # type: ignore[return-value]
+    total = join or (lambda part: part)
+    n = total(constant(count, t.type.dtype)) if join else float(count)
+    m = divide(total(sum(t, over, keepdims=True)), n)
+    centred = subtract(t, m)
+    squares = total(sum(square(centred), over, keepdims=True))
+    y = multiply(centred, _inverse_root(op, divide(squares, n), eps))
+    y = _affine(op, y, w, b, (a,))
+    if not old:
+        return y
+    batch = (m, divide(squares, subtract(n, 1.0) if join else n - 1.0))
+    new = (_moved(r, s, float(momentum)) for r, s in zip(old, batch, strict=True))
+    return y, *new  # type: ignore[return-value]
+
+
+def _running(
+    op: str, given: tuple[object, object], x: Tensor, axis: int, training: bool
+) -> list[Tensor]:
+    """The running statistics as tensors: two or none."""
+    names = ("running_mean", "running_var")
+    found = [
+        tensor_argument(op, r, name) for r, name in zip(given, names, strict=True) if r is not None
+    ]
+    if len(found) == 1:
+        raise GraphTypeError(f"{op}: give both running_mean and running_var, or neither")
+    if not training and not found:
+        raise GraphTypeError(f"{op}: training=False needs running_mean and running_var")
+    for r in found:
+        if r.shape != (x.shape[axis],) or not is_differentiable(r.type.dtype):
+            raise ShapeError(
+                f"{op}: running statistics are floats of shape ({x.shape[axis]},), got {r.type}"
+            )
+    return found
+
+
+def _moved(old: Tensor, batch: Tensor, momentum: float) -> Tensor:
+    """A running statistic, a step nearer to that of the batch."""
+    now = reshape(cast(stop_gradient(batch), old.type.dtype), old.shape)
+    return stop_gradient(add(multiply(old, 1.0 - momentum), multiply(now, momentum)))
+
+
+mvn = instance_norm

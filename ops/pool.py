@@ -1,4 +1,4 @@
-"""Pooling over windows of the last axes; the geometry is that of convolution.
+"""The ops of pooling over windows of some axes; the geometry is that of convolution.
 
 The gradient of a maximum goes to its first place in the window. That place is a node of its own
 (`max_pool_index`, the row-major offset in the window), and both directions through it are nests
@@ -8,8 +8,6 @@ Nothing is scattered, so gradients are parallel and deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
 from math import prod
 from typing import Any
 
@@ -17,97 +15,44 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import Tensor, apply
 from staticgraph.nest import Nest, axes, identity
-from staticgraph.op import NestOp, cast, constant, public, register, tensor_argument
-from staticgraph.ops.conv import Ints, meet, of_rank, per_axis, per_side
+from staticgraph.op import NestOp, public, register, tensor_argument
 from staticgraph.ops.shape import linear_index
-from staticgraph.types import DEFAULT_FLOAT, TensorType, is_bool, is_complex, is_differentiable
+from staticgraph.ops.window import (
+    Ints,
+    Offset,
+    covering,
+    meeting,
+    per_axis,
+    per_side,
+    window_nest,
+)
+from staticgraph.types import TensorType, is_bool, is_complex, is_differentiable
 
-#: windows (or windows over one element) up to this size are written out, so that pooling is
-#: elementwise: it fuses, and vectorises along the last axis
-_UNROLLED = 64
-
-Offset = Sequence[s.Expr | int]
+Attrs = dict[str, Any]
 
 
-def _resized(x: TensorType, size: Ints, dtype: str | None = None) -> TensorType:
-    return TensorType(dtype or x.dtype, (*x.shape[: x.ndim - len(size)], *size))
+def _resized(x: TensorType, size: Ints, last: int, dtype: str | None = None) -> TensorType:
+    end = x.ndim - last
+    return TensorType(dtype or x.dtype, (*x.shape[: end - len(size)], *size, *x.shape[end:]))
 
 
-def _size(t: Tensor, attrs: dict[str, Any]) -> Ints:
+def _size(t: Tensor, attrs: Attrs) -> Ints:
     """The spatial size of a tensor."""
-    return t.shape[t.ndim - len(attrs["kernel"]) :]
+    end = t.ndim - attrs.get("last", 0)
+    return t.shape[end - len(attrs["kernel"]) : end]
 
 
-def _nest(shape: Ints, over: Ints, combine: str, body: Callable[[Offset], s.Expr]) -> Nest:
-    """The body combined over all offsets in `over`."""
-    if prod(over) > _UNROLLED:
-        return Nest(shape, body([s.axis(len(shape) + k) for k in range(len(over))]), over, combine)
-    name = {"sum": "add", "max": "maximum", "min": "minimum"}[combine]
-    terms = [body([int(k) for k in offset]) for offset in np.ndindex(*over)]
-    return Nest(shape, reduce(lambda a, b: s.call(name, a, b), terms))
+def _covering(x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size, last=0):
+    """For a nest over x: how many windows of y may hold an element, and the j-th of them."""
+    index, a, b = axes(x.ndim), x.ndim - len(kernel) - last, x.ndim - last
+    geometry = dict(kernel=kernel, stride=stride, low=low, dilation=dilation)
+    count, found = covering(x.shape[a:b], y.shape[a:b], index[a:b], **geometry)
 
-
-def _meeting(x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size):
-    """For a nest over windows y: index into x and whether it is inside, by kernel offset."""
-    rank = len(kernel)
-    index = axes(y.ndim)
-    sizes = list(zip(x.shape[-rank:], kernel, y.shape[-rank:], strict=True))
-
-    def at(offset: Offset) -> tuple[tuple[s.Expr, ...], s.Expr]:
-        found, inside = meet(index[-rank:], offset, sizes, stride, low, dilation)
-        return (*index[:-rank], *found), inside
-
-    return at
-
-
-def _covering(x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size):
-    """For a nest over x: how many windows may cover an element, and for the j-th of them its
-    index in y, whether it exists, and at which kernel offset the element is in it.
-
-    Without dilation window (i + low) // stride - j has it at offset (i + low) % stride + j stride;
-    with dilation j runs over the kernel offsets, and not every one belongs to a window.
-    """
-    rank = len(kernel)
-    index = axes(x.ndim)
-    each = list(
-        zip(
-            index[-rank:],
-            x.shape[-rank:],
-            kernel,
-            stride,
-            low,
-            dilation,
-            y.shape[-rank:],
-            strict=True,
-        )
-    )
-    count = tuple(
-        k if d > 1 else -(-k // t) for k, t, d in zip(kernel, stride, dilation, strict=True)
-    )
-
-    def at(offset: Offset) -> tuple[tuple[s.Expr, ...], s.Expr, list[s.Expr | int]]:
-        windows, offsets, tests = [], [], []
-        for j, c, (i, n, k, t, lo, d, out) in zip(offset, count, each, strict=True):
-            first, last = (j, j) if isinstance(j, int) else (0, c - 1)
-            if d == 1:
-                way, inner = i + lo, (i + lo) % t + j * t if t > 1 else j
-                o, least, most = way // t - j, lo // t - last, (n - 1 + lo) // t - first
-                if last * t + t > k:
-                    tests.append(inner < k)
-            else:
-                way, inner = i - j * d + lo, j
-                o, least, most = way // t, lo - last * d, (n - 1 + lo - first * d) // t
-                tests.append(s.call("equal", way % t, 0))
-            if least < 0:
-                tests.append(o >= 0)
-            if most >= out:
-                tests.append(o < out)
-            windows.append(o)
-            offsets.append(inner)
-        inside = reduce(lambda a, b: s.call("logical_and", a, b), tests, s.const(True, "bool"))
-        return (*index[:-rank], *windows), inside, offsets
+    def at(j: Offset) -> tuple[tuple[s.Expr, ...], s.Expr, list[s.Expr | int]]:
+        windows, inside, offset = found(j)
+        return (*index[:a], *windows, *index[b:]), inside, offset
 
     return count, at
 
@@ -123,20 +68,20 @@ class MaxPool(NestOp):
 
     name = "max_pool"
 
-    def infer(self, x: TensorType, *, kernel, stride, low, dilation, size) -> TensorType:
+    def infer(self, x: TensorType, *, kernel, stride, low, dilation, size, last=0) -> TensorType:
         if is_complex(x.dtype) or is_bool(x.dtype):
             raise GraphTypeError(f"max_pool: needs real numbers, got {x}")
-        return _resized(x, size)
+        return _resized(x, size, last)
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         (x,) = types
-        at, lowest = _meeting(x, out, **attrs), identity("max", x.dtype)
+        at, lowest = meeting(x, out, **attrs), identity("max", x.dtype)
 
         def body(offset: Offset) -> s.Expr:
             index, inside = at(offset)
             return s.load(0, index, x.dtype, inside, lowest)
 
-        return _nest(out.shape, attrs["kernel"], "max", body)
+        return window_nest(out.shape, attrs["kernel"], "max", body)
 
     def vjp(self, node, cotangents):
         x, y = node.operands[0], node.results[0]
@@ -155,12 +100,12 @@ class MaxPoolIndex(NestOp):
 
     name = "max_pool_index"
 
-    def infer(self, x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size):
-        return _resized(x, size, "int32")
+    def infer(self, x: TensorType, y: TensorType, *, kernel, stride, low, dilation, size, last=0):
+        return _resized(x, size, last, "int32")
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         x, y = types
-        at, best = _meeting(x, out, **attrs), s.load(1, axes(out.ndim), y.dtype)
+        at, best = meeting(x, out, **attrs), s.load(1, axes(out.ndim), y.dtype)
         nowhere = s.const(prod(attrs["kernel"]), "int32")
 
         def body(offset: Offset) -> s.Expr:
@@ -172,7 +117,7 @@ class MaxPoolIndex(NestOp):
             found = s.call("logical_and", inside, found)
             return s.where(found, _number(offset, attrs["kernel"]), nowhere)
 
-        return _nest(out.shape, attrs["kernel"], "min", body)
+        return window_nest(out.shape, attrs["kernel"], "min", body)
 
     def vjp(self, node, cotangents):
         return [None, None]
@@ -187,19 +132,21 @@ class PoolPick(NestOp):
 
     name = "pool_pick"
 
-    def infer(self, x: TensorType, place: TensorType, *, kernel, stride, low, dilation, size):
-        return _resized(x, size)
+    def infer(
+        self, x: TensorType, place: TensorType, *, kernel, stride, low, dilation, size, last=0
+    ):
+        return _resized(x, size, last)
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         x, place = types
-        at, chosen = _meeting(x, out, **attrs), s.load(1, axes(out.ndim), place.dtype)
+        at, chosen = meeting(x, out, **attrs), s.load(1, axes(out.ndim), place.dtype)
 
         def body(offset: Offset) -> s.Expr:
             index, inside = at(offset)
             here = s.call("equal", chosen, _number(offset, attrs["kernel"]))
             return s.where(here, s.load(0, index, x.dtype, inside), s.const(0, x.dtype))
 
-        return _nest(out.shape, attrs["kernel"], "sum", body)
+        return window_nest(out.shape, attrs["kernel"], "sum", body)
 
     def vjp(self, node, cotangents):
         x, place = node.operands
@@ -216,8 +163,10 @@ class PoolPut(NestOp):
 
     name = "pool_put"
 
-    def infer(self, y: TensorType, place: TensorType, *, kernel, stride, low, dilation, size):
-        return _resized(y, size)
+    def infer(
+        self, y: TensorType, place: TensorType, *, kernel, stride, low, dilation, size, last=0
+    ):
+        return _resized(y, size, last)
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         y, place = types
@@ -229,7 +178,7 @@ class PoolPut(NestOp):
             here = s.call("equal", chosen, _number(offset, attrs["kernel"]))
             return s.where(here, s.load(0, index, y.dtype, inside), s.const(0, y.dtype))
 
-        return _nest(out.shape, count, "sum", body)
+        return window_nest(out.shape, count, "sum", body)
 
     def vjp(self, node, cotangents):
         y, place = node.operands
@@ -246,20 +195,20 @@ class SumPool(NestOp):
 
     name = "sum_pool"
 
-    def infer(self, x: TensorType, *, kernel, stride, low, dilation, size) -> TensorType:
+    def infer(self, x: TensorType, *, kernel, stride, low, dilation, size, last=0) -> TensorType:
         if is_bool(x.dtype):
             raise GraphTypeError(f"sum_pool: needs numbers, got {x}")
-        return _resized(x, size)
+        return _resized(x, size, last)
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         (x,) = types
-        at = _meeting(x, out, **attrs)
+        at = meeting(x, out, **attrs)
 
         def body(offset: Offset) -> s.Expr:
             index, inside = at(offset)
             return s.load(0, index, x.dtype, inside)
 
-        return _nest(out.shape, attrs["kernel"], "sum", body)
+        return window_nest(out.shape, attrs["kernel"], "sum", body)
 
     def vjp(self, node, cotangents):
         back = {**node.attrs, "size": _size(node.operands[0], node.attrs)}
@@ -275,8 +224,8 @@ class SumPoolAdjoint(NestOp):
 
     name = "sum_pool_adjoint"
 
-    def infer(self, y: TensorType, *, kernel, stride, low, dilation, size) -> TensorType:
-        return _resized(y, size)
+    def infer(self, y: TensorType, *, kernel, stride, low, dilation, size, last=0) -> TensorType:
+        return _resized(y, size, last)
 
     def nest(self, types, out, **attrs: Any) -> Nest:
         (y,) = types
@@ -286,7 +235,7 @@ class SumPoolAdjoint(NestOp):
             index, inside, _ = at(j)
             return s.load(0, index, y.dtype, inside)
 
-        return _nest(out.shape, count, "sum", body)
+        return window_nest(out.shape, count, "sum", body)
 
     def vjp(self, node, cotangents):
         there = {**node.attrs, "size": _size(node.operands[0], node.attrs)}
@@ -296,121 +245,82 @@ class SumPoolAdjoint(NestOp):
         return [apply(self, tangents[0], **node.attrs)]
 
 
-# ---------------------------------------------------------------------------- public functions
+# ---------------------------------------------------------------------------- geometry
 
 
-def _geometry(
+def _places(n: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, ceil: bool):
+    """Number of windows on an axis of n elements."""
+    span = n + sum(pads) - dilation * (kernel - 1) - 1
+    places = (-(-span // stride) if ceil else span // stride) + 1
+    # A last window that would begin in the padding after the axis is dropped.
+    return places - 1 if ceil and (places - 1) * stride >= n + pads[0] else places
+
+
+def _all_filled(first: np.ndarray, n: int, kernel: int, dilation: int) -> bool:
+    """Whether each window that begins at `first` holds one of n elements at least."""
+    offset = np.maximum(-(first // dilation), 0)
+    return bool(((offset < kernel) & (first + offset * dilation < n)).all())
+
+
+def windows(
     op: str,
-    x: Tensor,
+    spatial: Ints,
     kernel_size: object,
-    stride: object,
-    padding: object,
-    dilation: object,
-    ceil_mode: bool,
-) -> tuple[dict[str, Ints], Ints]:
-    """Attributes of a pooling op, and the padding after each axis."""
-    if x.ndim < 3:
-        raise ShapeError(f"{op}: needs x (N, C, spatial...), got {x.type}")
-    rank, spatial = x.ndim - 2, x.shape[2:]
+    stride: object = None,
+    padding: object = 0,
+    dilation: object = 1,
+    ceil_mode: bool = False,
+) -> tuple[Attrs, Ints]:
+    """Attributes of a pooling op over axes of these sizes, and the padding after each axis."""
+    rank = len(spatial)
     kernel = per_axis(op, "kernel_size", kernel_size, rank, 1)
     strides = kernel if stride is None else per_axis(op, "stride", stride, rank, 1)
     dilations = per_axis(op, "dilation", dilation, rank, 1)
     low, high = per_side(op, padding, spatial, kernel, strides, dilations)
     size = []
     for n, k, t, d, lo, hi in zip(spatial, kernel, strides, dilations, low, high, strict=True):
-        reach = d * (k - 1)
-        if max(lo, hi) > reach:
+        places = _places(n, k, t, (lo, hi), d, ceil_mode)
+        if not _all_filled(np.arange(places) * t - lo, n, k, d):
             raise ShapeError(f"{op}: padding {padding!r} leaves windows without an element of x")
-        span = n + lo + hi - reach - 1
-        places = (-(-span // t) if ceil_mode else span // t) + 1
-        # A last window that would begin in the padding after the axis is dropped.
-        size.append(places - 1 if ceil_mode and (places - 1) * t >= n + lo else places)
+        size.append(places)
     if min(size) < 1:
-        raise ShapeError(f"{op}: kernel {kernel} with padding {padding!r} does not fit {x.type}")
+        raise ShapeError(
+            f"{op}: kernel {kernel} with padding {padding!r} does not fit size {spatial}"
+        )
     attrs = dict(kernel=kernel, stride=strides, low=low, dilation=dilations, size=tuple(size))
     return attrs, high
 
 
+def image(op: str, x: object, channel_last: bool = False) -> tuple[Tensor, Ints]:
+    """x (N, C, spatial...), or (N, spatial..., C), and its spatial size."""
+    t = tensor_argument(op, x)
+    if t.ndim < 3:
+        layout = "(N, spatial..., C)" if channel_last else "(N, C, spatial...)"
+        raise ShapeError(f"{op}: needs x {layout}, got {t.type}")
+    return t, t.shape[1:-1] if channel_last else t.shape[2:]
+
+
+def layout(attrs: Attrs, channel_last: bool) -> Attrs:
+    """The attributes with the axes that follow the windowed ones."""
+    return {**attrs, "last": 1} if channel_last else attrs
+
+
 @public
-def max_pool(
-    x: object,
+def pool_output_size(
+    size: object,
     kernel_size: object,
     stride: object = None,
     padding: object = 0,
     dilation: object = 1,
     ceil_mode: bool = False,
-) -> Tensor:
-    """Maximum over windows of x (N, C, spatial...); padding counts as -inf.
+) -> Ints:
+    """The number of windows on each axis of spatial `size`, as a tuple of ints.
 
-    `stride` is the kernel size by default; `ceil_mode` keeps a last window that sticks out. The
-    gradient goes to the first maximum of each window, and adds up where windows overlap.
-    Catalogue 3.2.
+    floor((n + padding before and after - dilation (kernel - 1) - 1) / stride) + 1; `ceil_mode`
+    rounds up, but drops a last window that would begin in the padding after the axis. Raises
+    ShapeError where the kernel does not fit. Catalogue 4 (pooling_shape.h).
     """
-    t = tensor_argument("max_pool", x)
-    attrs, _ = _geometry("max_pool", t, kernel_size, stride, padding, dilation, ceil_mode)
-    return apply(MaxPool, t, **attrs)
-
-
-@public
-def sum_pool(
-    x: object,
-    kernel_size: object,
-    stride: object = None,
-    padding: object = 0,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """Sum over windows of x (N, C, spatial...); padding counts as 0. Catalogue 3.2."""
-    t = tensor_argument("sum_pool", x)
-    attrs, _ = _geometry("sum_pool", t, kernel_size, stride, padding, 1, ceil_mode)
-    return apply(SumPool, t, **attrs)
-
-
-@public
-def avg_pool(
-    x: object,
-    kernel_size: object,
-    stride: object = None,
-    padding: object = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: float | None = None,
-) -> Tensor:
-    """Mean over windows of x (N, C, spatial...).
-
-    With `count_include_pad` a window divides by its size, cut off at the end of the padding; else
-    by its number of elements of x. Catalogue 3.2.
-    """
-    t = tensor_argument("avg_pool", x)
-    t = t if is_differentiable(t.type.dtype) else cast(t, DEFAULT_FLOAT)
-    attrs, high = _geometry("avg_pool", t, kernel_size, stride, padding, 1, ceil_mode)
-    divisor = divisor_override
-    if divisor is None:
-        divisor = _counts(t.shape[2:], attrs, high, count_include_pad)
-    elif divisor == 0:
-        raise ShapeError("avg_pool: divisor_override must not be 0")
-    return FUNCTIONS["divide"](apply(SumPool, t, **attrs), constant(divisor, t.type.dtype))
-
-
-def _counts(spatial: Sequence[int], attrs: dict[str, Ints], high: Ints, padded: bool) -> Any:
-    """How many elements each window averages: one number where all agree."""
-    total = np.ones((), np.int64)
-    geometry = (attrs[k] for k in ("kernel", "stride", "low", "size"))
-    for n, hi, k, t, lo, out in zip(spatial, high, *geometry, strict=True):
-        first = np.arange(out) * t - lo
-        last = np.minimum(first + k, n + hi)
-        count = last - first if padded else np.minimum(last, n) - np.maximum(first, 0)
-        total = total[..., None] * count
-    return total.flat[0] if (total == total.flat[0]).all() else total
-
-
-@public
-def global_avg_pool(x: object, keepdims: bool = False) -> Tensor:
-    """Mean of x (N, C, spatial...) over the spatial axes. Catalogue 3.2."""
-    t = tensor_argument("global_avg_pool", x)
-    if t.ndim < 3:
-        raise ShapeError(f"global_avg_pool: needs x (N, C, spatial...), got {t.type}")
-    return FUNCTIONS["mean"](t, tuple(range(2, t.ndim)), keepdims)
-
-
-max_pool1d, max_pool2d, max_pool3d = (of_rank(max_pool, k) for k in (1, 2, 3))
-avg_pool1d, avg_pool2d, avg_pool3d = (of_rank(avg_pool, k) for k in (1, 2, 3))
+    sizes = (size,) if isinstance(size, (int, np.integer)) else size
+    spatial = per_axis("pool_output_size", "size", sizes, len(sizes), 1)  # type: ignore[arg-type]
+    given = (kernel_size, stride, padding, dilation, ceil_mode)
+    return windows("pool_output_size", spatial, *given)[0]["size"]

@@ -162,7 +162,11 @@ def _wide(x: Tensor) -> Tensor:
 def sum(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
     """Sum over `axis` (all by default); float32 stays float32, summed in blocks.
 
-    Gradient: g broadcast. Catalogue 3.5.
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: numbers; small integers and bools become int64 (unsigned: uint64), or `dtype`.
+    Gradient: g broadcast.
+    Raises ShapeError for an axis that x has not.
+    Source: BHG 6.1.
     """
     t = tensor_argument("sum", x)
     return _reduce(SUM, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims)
@@ -170,7 +174,15 @@ def sum(x: object, axis: object = None, keepdims: bool = False, dtype: object = 
 
 @public
 def prod(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
-    """Product over `axis`; the gradient is right where elements are 0. Catalogue 3.5."""
+    """Product over `axis` (all by default).
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: numbers; small integers and bools become int64 (unsigned: uint64), or `dtype`.
+    Gradient: g times the product of the others, made of prefix and suffix products, so that it is
+    right where elements are 0.
+    Raises ShapeError for an axis that x has not.
+    Source: BHG 6.5.
+    """
     t = tensor_argument("prod", x)
     return _reduce(
         PROD, cast(t, as_dtype(dtype)) if dtype is not None else _wide(t), axis, keepdims
@@ -179,13 +191,27 @@ def prod(x: object, axis: object = None, keepdims: bool = False, dtype: object =
 
 @public
 def max(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """Maximum over `axis`, nan if there is one; ties share the gradient evenly. Catalogue 3.5."""
+    """Maximum over `axis` (all by default), nan if there is one.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: real numbers and bools.
+    Gradient: g to the largest element; ties share it evenly.
+    Raises ShapeError for an axis that x has not or of size 0, GraphTypeError for complex numbers.
+    Source: BHG 6.3.
+    """
     return _reduce(MAX, _real("max", x), axis, keepdims)
 
 
 @public
 def min(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """Minimum over `axis`, nan if there is one; ties share the gradient evenly. Catalogue 3.5."""
+    """Minimum over `axis` (all by default), nan if there is one.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: real numbers and bools.
+    Gradient: g to the smallest element; ties share it evenly.
+    Raises ShapeError for an axis that x has not or of size 0, GraphTypeError for complex numbers.
+    Source: BHG 6.4.
+    """
     return _reduce(MIN, _real("min", x), axis, keepdims)
 
 
@@ -201,13 +227,25 @@ def _real(op: str, x: object) -> Tensor:
 
 @public
 def any(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """Whether any element is true (not zero) over `axis`."""
+    """Whether any element is true (not zero) over `axis` (all by default).
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: any; the result is bool.
+    Gradient: none, a constant for every derivative.
+    Raises ShapeError for an axis that x has not.
+    """
     return _reduce(ANY, as_bool(tensor_argument("any", x)), axis, keepdims)
 
 
 @public
 def all(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """Whether all elements are true (not zero) over `axis`."""
+    """Whether all elements are true (not zero) over `axis` (all by default).
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: any; the result is bool.
+    Gradient: none, a constant for every derivative.
+    Raises ShapeError for an axis that x has not.
+    """
     return _reduce(ALL, as_bool(tensor_argument("all", x)), axis, keepdims)
 
 
@@ -217,7 +255,14 @@ def _floating(x: Tensor) -> Tensor:
 
 @public
 def mean(x: object, axis: object = None, keepdims: bool = False, dtype: object = None) -> Tensor:
-    """Mean over `axis`; integers become float32. Gradient: g / n broadcast. Catalogue 3.5."""
+    """Mean over `axis` (all by default).
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: floats; integers become float32, or `dtype`.
+    Gradient: g / n broadcast.
+    Raises ShapeError for an axis that x has not.
+    Source: BHG 6.2; CN 1.8.
+    """
     t = tensor_argument("mean", x)
     t = cast(t, as_dtype(dtype)) if dtype is not None else _floating(t)
     n = _product(t.shape[a] for a in normalize_axes("mean", axis, t.ndim))
@@ -226,7 +271,14 @@ def mean(x: object, axis: object = None, keepdims: bool = False, dtype: object =
 
 @public
 def var(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0) -> Tensor:
-    """Variance over `axis`, mean of (x - mean)^2 with n - ddof as divisor. Catalogue 3.5."""
+    """Variance over `axis` (all by default): the sum of abs(x - mean)^2 by n - ddof.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: floats; integers become float32; of complex numbers the result is real.
+    Gradient: 2 g (x - mean) / (n - ddof).
+    Raises ShapeError for an axis that x has not.
+    Source: CN 1.8.
+    """
     t = _floating(tensor_argument("var", x))
     n = _product(t.shape[a] for a in normalize_axes("var", axis, t.ndim))
     centred = FUNCTIONS["subtract"](t, mean(t, axis, keepdims=True))
@@ -242,13 +294,26 @@ def var(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0)
 
 @public
 def std(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0) -> Tensor:
-    """Standard deviation over `axis`."""
+    """Standard deviation over `axis` (all by default): the root of `var`.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: as var.
+    Gradient: g (x - mean) / ((n - ddof) y), not finite where y is 0.
+    Raises ShapeError for an axis that x has not.
+    """
     return FUNCTIONS["sqrt"](var(x, axis, keepdims, ddof))
 
 
 @public
 def logsumexp(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """log(sum(e^x)) over `axis` without overflow; -inf if all are -inf. Gradient: g softmax(x)."""
+    """log(sum(e^x)) over `axis` (all by default) without overflow; -inf if all are -inf.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: real floats; integers become float32.
+    Gradient: g softmax(x).
+    Raises ShapeError for an axis that x has not or of size 0, GraphTypeError for complex numbers.
+    Source: catalogue 8.
+    """
     t = _floating(tensor_argument("logsumexp", x))
     top = FUNCTIONS["stop_gradient"](max(t, axis, keepdims=True))
     top = FUNCTIONS["where"](FUNCTIONS["isfinite"](top), top, constant(0, t.type.dtype))
@@ -284,17 +349,37 @@ def _arg(op: str, which: Any, x: object, axis: int | None, keepdims: bool) -> Te
 
 @public
 def argmax(x: object, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Index (int64) of the first maximum along `axis`, or of all elements in row-major order."""
+    """Index (int64) of the first maximum along `axis`, or of all elements in row-major order.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: real numbers; nan comes first.
+    Gradient: none, a constant for every derivative.
+    Raises ShapeError for an axis that x has not or of size 0, GraphTypeError for complex numbers.
+    Source: catalogue 8.
+    """
     return _arg("argmax", max, x, axis, keepdims)
 
 
 @public
 def argmin(x: object, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """Index (int64) of the first minimum along `axis`, or of all elements in row-major order."""
+    """Index (int64) of the first minimum along `axis`, or of all elements in row-major order.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: real numbers; nan comes first.
+    Gradient: none, a constant for every derivative.
+    Raises ShapeError for an axis that x has not or of size 0, GraphTypeError for complex numbers.
+    Source: catalogue 8.
+    """
     return _arg("argmin", min, x, axis, keepdims)
 
 
 @public
 def count_nonzero(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """How many elements are not zero, int64."""
+    """How many elements over `axis` (all by default) are not zero, int64.
+
+    Shapes: that of x without the axes, or with size 1 there.
+    Dtypes: any.
+    Gradient: none, a constant for every derivative.
+    Raises ShapeError for an axis that x has not.
+    """
     return sum(as_bool(tensor_argument("count_nonzero", x)), axis, keepdims)

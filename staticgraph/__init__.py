@@ -1,32 +1,17 @@
-"""staticgraph: build a static graph, differentiate it, compile it, run it."""
+# ruff: noqa: F405  the names of __all__ are those of public.py
+"""staticgraph: build a static graph, differentiate it, compile it, run it.
 
-from staticgraph import ops, optim, passes
-from staticgraph.checkpoint import checkpoint
-from staticgraph.compile import Function, compile, load
-from staticgraph.control import cond
-from staticgraph.custom import custom_gradient
-from staticgraph.errors import (
-    BudgetError,
-    GradientError,
-    GraphTypeError,
-    InputError,
-    InternalError,
-    NumericError,
-    ParseError,
-    ShapeError,
-    StaticGraphError,
-    TargetError,
-)
-from staticgraph.frontend import function, input, variable
-from staticgraph.gradcheck import check_grad
-from staticgraph.gradient import grad, hessian, hvp, jacobian, jvp, vjp
-from staticgraph.ir import Graph, Tensor, Variable
-from staticgraph.op import constant
-from staticgraph.ops import random, stop_gradient
-from staticgraph.passmanager import Note, Pass, Pipeline, graph_pass, in_bodies
-from staticgraph.text import parse
-from staticgraph.threads import threads
-from staticgraph.types import TensorType, spec
+`public.py` says where each name comes from. It is loaded at the first use of one of them, so that
+the command line answers `--help`, completes words and prints saved profiles without NumPy and LLVM.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from staticgraph.public import *  # noqa: F403
 
 __all__ = [
     "BudgetError",
@@ -74,3 +59,34 @@ __all__ = [
     "variable",
     "vjp",
 ]
+
+#: files named like the function in them; importing one must not hide the function
+_NAMESAKES = ("checkpoint", "compile", "threads")
+
+
+class _Package(ModuleType):
+    """The package before its first use; afterwards it is an ordinary module."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in __all__:
+            public = importlib.import_module("staticgraph.public")
+            vars(self).update({n: getattr(public, n) for n in __all__})
+            self.__class__ = ModuleType
+            return vars(self)[name]
+        if not name.startswith("_"):
+            try:
+                return importlib.import_module(f"staticgraph.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"staticgraph.{name}":
+                    raise
+        raise AttributeError(f"module 'staticgraph' has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _NAMESAKES:
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

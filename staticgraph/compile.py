@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +12,18 @@ import numpy as np
 from numpy import ndarray
 
 from staticgraph import archive, cudarun, tree
+from staticgraph.budget import POLICY, Recomputation, within
 from staticgraph.codegen.cudaselect import cuda_code
 from staticgraph.codegen.select import code_of
 from staticgraph.cudarun import CudaExecutable, CudaKernel
-from staticgraph.errors import BudgetError, GraphTypeError, InputError, ShapeError, TargetError
+from staticgraph.errors import GraphTypeError, InputError, ShapeError, TargetError
 from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
 from staticgraph.op import as_tensor, cast
 from staticgraph.passes import PIPELINES, guard, inline
 from staticgraph.passmanager import Note, Pass, PassRecord, Pipeline
 from staticgraph.plan import Plan, build
+from staticgraph.profiling.report import Report
 from staticgraph.runtime import Executable, link
 from staticgraph.threads import caller, check_threads
 from staticgraph.types import TensorType
@@ -85,7 +86,14 @@ class Function:
         generate, bind = TARGETS[options["target"]]
         self.plan: Plan = build(self.optimized, generate)
         linked = time.perf_counter()
-        check_budget(options["memory_budget"], self.plan)
+        #: how values are computed again to keep `memory_budget`; None where nothing is
+        self.recomputation: Recomputation | None = None
+        if options["memory_budget"] is not None:
+            self.recomputation = within(
+                self.optimized, self.plan, options["memory_budget"], options["policy"], generate
+            )
+        if self.recomputation is not None:
+            self.optimized, self.plan = self.recomputation.graph, self.recomputation.plan
         self.executable: Executable | CudaExecutable = bind(self.plan)
         end = time.perf_counter()
         self.times = CompileTimes(tuple(records), linked - planned, end - linked, end - start)
@@ -235,6 +243,34 @@ class Function:
                 arrays[k] = a.copy()
         return leaves
 
+    def arguments(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> list[np.ndarray]:
+        """Arrays of a call in the order of the inputs, each contiguous and of the right type."""
+        bound = self._bind(arrays, named)
+        return [self._convert(k, a) for k, a in enumerate(bound)]
+
+    def profile(self, *arrays: Any, **options: Any) -> Report:
+        """Measure calls with these arrays: time, bytes and operations of every kernel, memory.
+
+        Without arrays the inputs are random. Variables have their values back afterwards. Arrays
+        may also be given by the names of the inputs.
+
+        Options:
+            runs: stamped runs, each beside one without stamps; by default what fits in `seconds`
+            seconds: time for measuring, after the warm-up (default 1.0)
+            warmup: calls before that; by default until times no longer fall
+            seed: of the random inputs
+            roofs: True holds kernels against this machine's measured limits (measured once, kept on
+                disk), False leaves that out; a `Machine` is used as it is
+            on_round: called with (rounds done, rounds wanted or None)
+
+        Ctrl-C gives the report of the rounds done. Raises TargetError for target="cuda".
+        """
+        from staticgraph.profiling.profiler import profile
+
+        chosen = {k: v for k, v in options.items() if k not in self.names}
+        named = {k: v for k, v in options.items() if k in self.names}
+        return profile(self, arrays, named, **chosen)
+
     def save(self, path: str | os.PathLike) -> None:
         """Write graph, variables and options to one file, for `sg.load`."""
         archive.save_graph(
@@ -242,7 +278,10 @@ class Function:
             self.graph,
             {
                 "form": _pack(self.form),
-                "options": {k: v for k, v in self.options.items() if k != "pipeline"},
+                # Pipelines and policies may be code of the user's, which a file does not hold.
+                "options": {
+                    k: v for k, v in self.options.items() if k != "pipeline" and not callable(v)
+                },
             },
         )
 
@@ -261,7 +300,9 @@ def load(path: str | os.PathLike, **options: Any) -> Function:
     """A function written by `Function.save`; options replace those it was compiled with."""
     graph, extra = archive.load_graph(path)
     return Function(
-        graph, _unpack(extra["form"]), {"pipeline": "default", **extra["options"], **options}
+        graph,
+        _unpack(extra["form"]),
+        {"pipeline": "default", "policy": POLICY, **extra["options"], **options},
     )
 
 
@@ -315,7 +356,8 @@ def compile(
     updates: Mapping[Variable, Tensor] | None = None,
     target: str = "cpu",
     pipeline: object = "default",
-    memory_budget: object = None,
+    memory_budget: int | str | None = None,
+    policy: str | Callable[..., Sequence[int]] = POLICY,
     threads: int | None = None,
 ) -> Function:
     """Compile tensors into a function.
@@ -327,7 +369,11 @@ def compile(
         target: "cpu" or "cuda"; without a GPU, "cuda" compiles (`fn.kernels[k].ptx()`) or is
             simulated, and raises TargetError where there is nothing for either
         pipeline: "default", "none", a Pipeline, or a list of passes
-        memory_budget: limit on the arena, in bytes
+        memory_budget: limit on the arena (`fn.memory.peak_bytes`): bytes, "120MiB", or "40%" of
+            what it is without a limit. Values are computed again where needed, with the same bits;
+            BudgetError names the least that can be reached
+        policy: who decides what is computed again: a name of
+            `staticgraph.passes.remat.STRATEGIES`, or a function (dag, budget) -> sequence
         threads: threads of this function; by default the budget of the caller (`sg.threads`)
     """
     if target not in TARGETS:
@@ -350,53 +396,9 @@ def compile(
         "threads": threads,
         "target": target,
         "memory_budget": memory_budget,
+        "policy": policy,
     }
     return Function(graph, form, options)
-
-
-_UNITS = {
-    "b": 1,
-    "kib": 1 << 10,
-    "mib": 1 << 20,
-    "gib": 1 << 30,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-}
-
-
-def budget_bytes(budget: object) -> int:
-    """A memory budget in bytes, from an int or a text such as "120MiB"."""
-    if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0:
-        return budget
-    if isinstance(budget, str):
-        found = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", budget)
-        if found and found[2].lower() in _UNITS:
-            return int(float(found[1]) * _UNITS[found[2].lower()])
-    raise BudgetError(
-        f"compile: memory_budget is a number of bytes or a text such as '120MiB', got {budget!r}"
-    )
-
-
-def check_budget(budget: object, plan: Plan) -> None:
-    """Refuse a plan above the budget, naming what it needs and what is alive at its peak."""
-    if budget is None:
-        return
-    allowed = budget_bytes(budget)
-    if plan.arena_bytes > allowed:
-        at = max(
-            range(len(plan.steps)),
-            key=lambda i: sum(b.size for b in plan.buffers if b.start <= i < b.stop),
-        )
-        live = sorted((b for b in plan.buffers if b.start <= at < b.stop), key=lambda b: -b.size)[
-            :3
-        ]
-        largest = ", ".join(f"{b.what} ({b.size} B)" for b in live)
-        raise BudgetError(
-            f"compile: the plan needs {plan.arena_bytes} B, the budget is {allowed} B;"
-            f" at its peak live: {largest};"
-            " sg.checkpoint recomputes values instead of keeping them"
-        )
 
 
 def check_inputs(inputs: Sequence[Tensor], needed: Sequence[Tensor]) -> list[Tensor]:

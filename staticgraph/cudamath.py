@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba import config, cuda
 
-from staticgraph.scalar import PRIMS
+from staticgraph.primitives import PRIMS
 from staticgraph.types import ITEMSIZE, SHORT, is_float, is_integer, is_unsigned
 
 SIMULATED = bool(config.ENABLE_CUDASIM)

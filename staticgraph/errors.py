@@ -8,6 +8,8 @@ StaticGraphError
 ├── BudgetError      (ValueError)         a memory budget below the floor
 ├── NumericError     (ArithmeticError)    bad numbers met while running
 ├── ParseError       (ValueError)         text that is not a graph
+├── DagError         (ValueError)         costs and bytes, or a plan for them, that make no sense
+├── ReportError      (ValueError)         a file that holds no profile this version reads
 ├── TargetError      (RuntimeError)       a target this machine does not have
 └── InternalError    (RuntimeError)       our fault: an invariant broke
 
@@ -31,15 +33,44 @@ _ROOTS = tuple(
 )
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a file belongs to this package."""
+    return filename.startswith(_ROOTS)
+
+
 def user_frame() -> tuple[str, int] | None:
     """File and line of the innermost caller outside this package, or None."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_ROOTS) and not name.startswith("<"):
+        if not is_ours(name) and not name.startswith("<"):
             return name, frame.f_lineno
         frame = frame.f_back
     return None
+
+
+class GradientLine(tuple):
+    """The (file, line) of an op whose derivative a node is part of.
+
+    `by` is the line that asked for the derivative.
+    """
+
+    by: tuple[str, int]
+
+    def __new__(cls, where: tuple[str, int], by: tuple[str, int]):
+        made = super().__new__(cls, where)
+        made.by = by
+        return made
+
+    def __getnewargs__(self):
+        return tuple(self), self.by
+
+
+def gradient_line(
+    where: tuple[str, int] | None, by: tuple[str, int] | None
+) -> tuple[str, int] | None:
+    """Where a node made while differentiating comes from, as far as anything is known."""
+    return GradientLine(where or by, by or where) if where or by else None
 
 
 def shorten(where: tuple[str, int] | None) -> str:
@@ -82,6 +113,14 @@ class NumericError(StaticGraphError, ArithmeticError):
 
 class ParseError(StaticGraphError, ValueError):
     """Text that is not a graph."""
+
+
+class DagError(StaticGraphError, ValueError):
+    """A graph of costs and bytes, or a plan for one, that makes no sense."""
+
+
+class ReportError(StaticGraphError, ValueError):
+    """A file that holds no profile, or one of a newer schema."""
 
 
 class TargetError(StaticGraphError, RuntimeError):

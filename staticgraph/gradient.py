@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from staticgraph import tree
-from staticgraph.errors import GradientError, ShapeError
+from staticgraph.errors import GradientError, ShapeError, gradient_line, user_frame
 from staticgraph.ir import FUNCTIONS, INPUT, Node, Tensor, building, postorder
 from staticgraph.op import as_tensor, cast, constant
 from staticgraph.rewrite import Builder
@@ -97,7 +97,8 @@ def pullback(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> li
     for y, c in seeds:
         adjoint.setdefault(y, []).append(c)
     final: dict[Tensor, Tensor] = {}
-    with building(hook=builder):
+    by = user_frame()
+    with building(where=gradient_line(None, by), hook=builder):
         for node in reversed(nodes):
             cotangents = [_total(adjoint.pop(r, None)) for r in node.results]
             for r, g in zip(node.results, cotangents, strict=True):
@@ -105,7 +106,7 @@ def pullback(seeds: Sequence[tuple[Tensor, Tensor]], xs: Sequence[Tensor]) -> li
                     final[r] = g
             if all(g is None for g in cotangents) or not any(t in active for t in node.operands):
                 continue
-            with building(where=node.where):
+            with building(where=gradient_line(node.where, by)):
                 pulled = node.op.vjp(node, cotangents)
             if len(pulled) != len(node.operands):
                 raise GradientError(
@@ -161,14 +162,15 @@ def pushforward(ys: Sequence[Tensor], start: Mapping[Tensor, Tensor]) -> list[Te
     nodes = postorder(ys)
     builder = Builder(nodes)
     tangent: dict[Tensor, Tensor | None] = dict(start)
-    with building(hook=builder):
+    by = user_frame()
+    with building(where=gradient_line(None, by), hook=builder):
         for node in nodes:
             if all(r in start for r in node.results):
                 continue
             incoming = [tangent.get(t) for t in node.operands]
             if all(t is None for t in incoming):
                 continue
-            with building(where=node.where):
+            with building(where=gradient_line(node.where, by)):
                 made = _push(node, incoming)
             for r, t in zip(node.results, made, strict=True):
                 if r not in start:

@@ -462,7 +462,7 @@ class Variable(Tensor):
 class Graph:
     """Inputs, outputs and updates of variables; everything between is reached from the outputs."""
 
-    __slots__ = ("_nodes", "inputs", "outputs", "updates")
+    __slots__ = ("_nodes", "inputs", "is_scheduled", "outputs", "updates")
 
     def __init__(
         self,
@@ -479,6 +479,16 @@ class Graph:
                     f"Graph: inputs, outputs and updates are tensors, got {type(t).__name__}"
                 )
         self._nodes: list[Node] | None = None
+        self.is_scheduled = False
+
+    def scheduled(self, nodes: Sequence[Node]) -> Graph:
+        """The same graph whose nodes run in this order, which names operands before readers."""
+        made = Graph(self.inputs, self.outputs, self.updates)
+        made._nodes = list(nodes)
+        made.is_scheduled = True
+        if not set(postorder((*made.inputs, *made.roots))) <= set(made._nodes):
+            raise InternalError("scheduled: the order leaves out a node that is needed")
+        return made
 
     @property
     def nodes(self) -> list[Node]:

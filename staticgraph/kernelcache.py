@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 DEFAULT_BYTES = 512 << 20
 MAGIC = b"sgkernel"
@@ -58,6 +59,16 @@ class Entry:
         seconds, code, _ = SIZES.unpack_from(raw, SEAL.size)
         start = SEAL.size + SIZES.size
         return cls(raw[start : start + code], raw[start + code :], seconds)
+
+
+class Stored(NamedTuple):
+    """One kernel on disk: its name, key, bytes, when it was last used, and what compiling took."""
+
+    name: str
+    key: str
+    size: int
+    used: float
+    seconds: float
 
 
 def directory() -> Path:
@@ -194,6 +205,24 @@ class KernelCache:
     def clear(self) -> None:
         for _, _, path in list(self._files()):
             _remove(path)
+
+    def stored(self) -> Iterator[Stored]:
+        """Every kernel here; its name is that of its source, where that is still there."""
+        names = {}
+        for path in (self.root / "source").glob("*.sgk.py"):
+            name, _, short = path.name.removesuffix(".sgk.py").rpartition("-")
+            names[short] = name
+        for when, size, path in self._files():
+            if not path.endswith(".sgk"):
+                continue
+            try:
+                with open(path, "rb") as file:
+                    head = file.read(SEAL.size + SIZES.size)
+                seconds, _, _ = SIZES.unpack_from(head, SEAL.size)
+            except (OSError, struct.error):
+                continue  # gone, or torn
+            key = os.path.basename(path).removesuffix(".sgk")
+            yield Stored(names.get(key[:16], "?"), key, size, when, seconds)
 
     def usage(self) -> tuple[int, int]:
         """Number of files and their bytes."""

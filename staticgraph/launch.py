@@ -40,15 +40,39 @@ CACHE_LINE = 64
 METH_O = 8
 
 
+class Seat(NamedTuple):
+    """One thread's part of a step: from its first tile to its last, and how many it computed."""
+
+    thread: int
+    begin: int
+    end: int
+    tiles: int
+
+
 class Stamp(NamedTuple):
-    """One executed step: its row in the program, times in ns of `time.perf_counter_ns`."""
+    """One executed step: its row in the program, times in ns of `time.perf_counter_ns`.
+
+    `seats` are the threads that computed; thread 0 is the one that called.
+    """
 
     step: int
     begin: int
     end: int
-    workers: int
-    busy: int
-    busiest: int
+    seats: tuple[Seat, ...]
+
+    @property
+    def workers(self) -> int:
+        return len(self.seats)
+
+    @property
+    def busy(self) -> int:
+        """The ns of all threads together."""
+        return sum(seat.end - seat.begin for seat in self.seats)
+
+    @property
+    def busiest(self) -> int:
+        """The ns of the thread that took longest."""
+        return max((seat.end - seat.begin for seat in self.seats), default=0)
 
 
 class Program:
@@ -186,17 +210,36 @@ class Frame:
         """After FAILED: the CHECK step that failed and the status word it met."""
         return self._words[w.ENDED_AT], self._words[w.CODE]
 
-    def record(self, rows: int) -> None:
-        """Time each executed step of the following runs, up to `rows` of them; 0 ends it."""
-        stamps = np.zeros((rows, w.STAMP_WORDS), np.int64)
+    def record(self, rows: int, threads: int | None = None) -> None:
+        """Time each executed step of the following runs, up to `rows` of them; 0 ends it.
+
+        Each row has room for `threads` threads, by default those of the caller's budget.
+        """
+        seats = threads or caller.budget
+        stamps = np.zeros((rows, w.STAMP_WORDS + seats * w.SEAT_WORDS), np.int64)
         self._keep["stamps"] = stamps
-        self._words[w.STAMPS] = stamps.ctypes.data if rows else 0
+        self._words[w.STAMP_SEATS] = seats
         self._words[w.STAMP_ROWS] = rows
+        self.recording(rows > 0)
+
+    def recording(self, on: bool) -> None:
+        """Whether the following runs write the rows that `record` made; those off pay nothing."""
+        self._words[w.STAMPS] = self._keep["stamps"].ctypes.data if on else 0
+
+    def rows(self) -> tuple[np.ndarray, int]:
+        """The stamps of the last run as `launchwords` lays them out, and the steps it executed."""
+        executed = self._words[w.STAMPED]
+        return self._keep["stamps"][:executed], executed
 
     def stamps(self) -> tuple[list[Stamp], int]:
         """What the last run recorded, and how many steps it executed (perhaps more than fitted)."""
-        executed = self._words[w.STAMPED]
-        return [Stamp(*row) for row in self._keep["stamps"][:executed].tolist()], executed
+        rows, executed = self.rows()
+        found = []
+        for step, begin, end, *words in rows.tolist():
+            triples = [words[k : k + w.SEAT_WORDS] for k in range(0, len(words), w.SEAT_WORDS)]
+            seats = tuple(Seat(k, *triple) for k, triple in enumerate(triples) if triple[-1])
+            found.append(Stamp(step, begin, end, seats))
+        return found, executed
 
 
 class _Code(NamedTuple):

@@ -21,6 +21,8 @@ from typing import TypeVar
 import llvmlite.binding as llvm
 from llvmlite.binding import newpassmanagers as passes
 
+from staticgraph import lapack
+
 Owner = TypeVar("Owner")
 REGISTER_TILE = '@"sg_tile_'  # how a function of codegen/microkernel.py appears in assembly
 
@@ -138,6 +140,8 @@ def link(objects: dict[str, bytes]) -> dict[str, int]:
     for symbol, code in objects.items():
         builder.add_object_img(code)
         builder.export_symbol(symbol)
+    for name, address in lapack.symbols(b"\0".join(objects.values())).items():
+        builder.import_symbol(name, address)
     builder.add_current_process()
     try:
         tracker = builder.link(_linker(), f"staticgraph-{next(_library_numbers)}")

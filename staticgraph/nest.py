@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from staticgraph import scalar as s
+from staticgraph.primitives import PRIMS
 from staticgraph.scalar import Expr
 
 # name: (NumPy reduction, identity for a dtype)
@@ -93,7 +94,7 @@ def _value(root: Expr, grid: Sequence[np.ndarray], operands: Sequence[np.ndarray
         elif e.name == "load":
             v = _load(e, args, operands)
         else:
-            v = np.asarray(s.PRIMS[e.name].numpy(*args)).astype(e.dtype, copy=False)
+            v = np.asarray(PRIMS[e.name].numpy(*args)).astype(e.dtype, copy=False)
         memo[id(e)] = v
     return memo[id(root)]
 

@@ -13,6 +13,7 @@ from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, InternalError, ShapeError
 from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Node, Op, Tensor, apply
 from staticgraph.nest import Nest, axes, broadcast_index
+from staticgraph.primitives import PRIMS
 from staticgraph.types import (
     DEFAULT_FLOAT,
     TensorType,
@@ -379,7 +380,7 @@ def elementwise(
 
 def primitive(name: str, doc: str, *, public_name: str | None = None) -> Callable:
     """Declare the op of a row of the primitive table; returns the public function."""
-    prim = s.PRIMS[name]
+    prim = PRIMS[name]
     op = add_op(Elementwise(name, functools.partial(s.call, name)))
     kind = prim.kind
 

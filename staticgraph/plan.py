@@ -72,6 +72,10 @@ class Plan:
     constants: tuple[Tensor, ...]
     layout: str = ""
     notes: list[str] = field(default_factory=list)
+    #: where each value lies, the kernels of each node, and pairs (first, then) beyond dependence
+    places: dict[Tensor, Ref] = field(default_factory=dict)
+    codes: dict[Node, Code] = field(default_factory=dict)
+    after: list[tuple[Node, Node]] = field(default_factory=list)
 
     @property
     def launches(self) -> list[Launch]:
@@ -190,7 +194,8 @@ class _Planner:
             b.offset = at
         return Plan(
             graph, self.steps, self.buffers, layout.peak, layout.lower_bound, self.variables,
-            tuple(self.constants), layout.method, self.notes,
+            tuple(self.constants), layout.method, self.notes, self.places, self.codes,
+            self.reader_edges,
         )  # fmt: skip
 
     # -- where results go -------------------------------------------------------------------------

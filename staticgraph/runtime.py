@@ -9,10 +9,12 @@ from functools import partial
 
 import numpy as np
 
+from staticgraph import lapack
 from staticgraph.codegen import launchwords as w
 from staticgraph.errors import NumericError
 from staticgraph.kernels import Kernel, KernelSource, compile_kernels
 from staticgraph.launch import Frame, Program
+from staticgraph.ops.gather import check_message
 from staticgraph.plan import ALIGN, Plan
 
 #: outputs of at least this many bytes reuse memory that nobody holds any more: fresh pages cost
@@ -37,6 +39,8 @@ class Executable:
         self.frames: list[tuple[Frame, np.ndarray]] = []
         self.constants = [np.ascontiguousarray(t.node.attrs["value"]) for t in self.plan.constants]
         self.inputs = len(graph.inputs)
+        calls_lapack = any(lapack.uses_lapack(k.source) for k in self.kernels)
+        self.start = _without_blas_threads if calls_lapack else Frame.run
         self.makers: list[Callable[[], np.ndarray]] = []
         for t in self.output_types:
             if t.nbytes < RECYCLE_BYTES:
@@ -82,17 +86,22 @@ class Executable:
         if outputs is None:
             outputs = [make() for make in self.makers]
         try:
-            if frame.run((*arrays, *outputs)) == w.FAILED:
+            if self.start(frame, (*arrays, *outputs)) == w.FAILED:
                 self.fail(frame)
         finally:
             self.frames.append(held)
         return outputs
 
     def fail(self, frame: Frame) -> None:
-        step, _ = frame.failure
+        step, code = frame.failure
         found = self.plan.steps[step]
-        where = found.node.where if found.node is not None else None
-        raise NumericError(found.message, where)
+        assert found.node is not None
+        raise NumericError(check_message(code, **found.node.attrs), found.node.where)
+
+
+def _without_blas_threads(frame: Frame, arrays: tuple[np.ndarray, ...]) -> int:
+    with lapack.single_threaded():
+        return frame.run(arrays)
 
 
 def link(plan: Plan) -> Executable:

@@ -13,10 +13,13 @@ def order(
     """Nodes of the graph in the order of the plan.
 
     `free` marks nodes that compute nothing (leaves and views); `after` adds pairs (first, then).
-    Tries the order of the graph and a greedy one, and keeps what needs less memory.
+    Tries the order of the graph and a greedy one, and keeps what needs less memory; a graph that
+    says in which order it runs is obeyed.
     """
     nodes = graph.nodes
     plain = _respect(nodes, after)
+    if graph.is_scheduled:
+        return plain
     candidates = [plain]
     if len(nodes) <= 20000:
         candidates.append(_greedy(graph, free, after))

@@ -3,8 +3,13 @@
 Every op in OPS and every public function of `staticgraph.ops` appears here, which a test enforces.
 """
 
+from samples_catalogue import CATALOGUE
+from samples_contract import CONTRACT
 from samples_layers import LAYERS
+from samples_linalg import LINALG
 from samples_math import MATH
+from samples_order import ORDER
+from samples_windows import WINDOWS
 from sampling import Sample
 
-SAMPLES: list[Sample] = [*MATH, *LAYERS]
+SAMPLES: list[Sample] = [*CATALOGUE, *CONTRACT, *MATH, *LAYERS, *LINALG, *ORDER, *WINDOWS]

@@ -315,7 +315,7 @@ def test_every_tile_runs_exactly_once():
 def test_workers_share_a_long_step():
     done = words(0)
     call = Call([kernel(SPIN, 6, 0, 1)], [words(5_000_000), done])
-    call.frame.record(1)
+    call.frame.record(1, threads=3)
     with threads(3):
         call.run()
         call.run()

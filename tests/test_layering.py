@@ -14,48 +14,83 @@ FOLDERS = ("staticgraph", "ops", "passes")
 # passes.fuse asks how a group of nodes would loop and what it would cost, so `codegen.affine`,
 # `codegen.lower` and `codegen.cpu` stand before the passes and the rest of `codegen` after them.
 ORDER = """
-    errors types scalar nest ir tree op
+    errors types scalar primitives nest ir tree op
 
-    ops.elementwise ops.shape ops.reduce ops.matmul ops.gather ops.index ops.conv ops.pool
-    ops.norm ops.loss ops.random ops
+    ops.declare ops.elementwise ops.arith ops.shape ops.create ops.slices ops.join ops.pad
+    ops.activation ops.reduce ops.matmul ops.gather ops.index ops.scan ops.sort
+    ops.window ops.conv ops.convolve ops.resize ops.pool ops.pooling ops.unpool ops.adaptive
+    ops.sample
+    ops.norm ops.vectors ops.loss ops.classloss ops.randombits ops.random ops.quantize ops.einsum ops.recurrent ops.sparse
+    ops.matrix ops.triangular ops.linalg ops.decompose ops.determinant ops
 
     rewrite gradient
     arraytext textreader text verify interpret archive
     closure control checkpoint custom
-    fusion passmanager
+    fusion passmanager count
 
     codegen.affine codegen.lower codegen.ahead codegen.cpu
     passes.inline passes.guard passes.fold passes.values passes.branches passes.simplify passes.cse
     passes.handover passes.sink passes.fuse
+    passes.remat.dag passes.remat.dagjson passes.remat.simulate
+    passes.remat.cutmodel passes.remat.bound passes.remat.plan
+    passes.remat.phases passes.remat.exact passes.remat.chains passes.remat.rotor passes.remat.chen
+    passes.remat.lowersets passes.remat.checkmate passes.remat.knapsack passes.remat.dtr
+    passes.remat.reorder
+    passes.remat
     passes
 
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
     codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
     codegen.vecmath_complex codegen.lanewise codegen.vecmemory codegen.vector
+    codegen.lapackcalls
     codegen.contract_ir codegen.contract_shapes codegen.microkernel codegen.contract_moves
     codegen.contract_parts codegen.contract_patches codegen.contract_matmul codegen.contract_dot
     codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
     codegen.contract
+    byhand.source byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
+    byhand.lapack byhand.linalg byhand.decompose byhand.table
     codegen.epilogue codegen.select
     codegen.cudatext codegen.cuda codegen.cudatile codegen.cudasinks codegen.cudaselect
 
-    offsets schedule plan
+    offsets schedule plan recompute budget
 
     codegen.lowlevel codegen.launchwords codegen.launchloop
-    threads native kernelcache meanings direct jit kernels launch runtime
+    threads lapack native kernelcache meanings direct jit kernels launch runtime
     cudamath cudadevice cudarun
 
-    compile frontend optim gradcheck __init__
+    profiling profiling.rows profiling.units profiling.stats profiling.summary profiling.groups
+    profiling.export profiling.table profiling.report
+
+    compile frontend optim gradcheck
+
+    profiling.machine profiling.measure profiling.kernelrows profiling.arena profiling.roofline
+    profiling.advice profiling.profiler
+
+    public __init__
+
+    cli cli.problems cli.frame cli.options cli.commands __main__
+    cli.quantity cli.columns cli.checks cli.terminal cli.outputs cli.reporting
+    cli.naming cli.inputs cli.models cli.worker cli.measuring cli.verdicts cli.comparison
+    cli.layout cli.drawing
+    cli.profile cli.bench cli.memory cli.compare cli.graph cli.show cli.machine cli.cache
+    cli.doctor cli.completion
 """
 LAYERS = ORDER.split()
 
 #: imports inside functions or blocks, each with the reason why it cannot stand at the top
 INSIDE = {
-    ("scalar", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("__init__", "staticgraph.public"): "for type checkers; at run time the first use loads it",
+    ("primitives", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("compile", "staticgraph.profiling.profiler"): "only a profile needs it, and it compiles",
+    ("ops.einsum", "opt_einsum"): "only contractions of three operands and more need a path",
     ("cudamath", "numba.cuda"): "Numba's simulator has no libdevice",
     ("cudadevice", "numba.cuda"): "Numba's simulator has no dispatcher",
     ("cudadevice", "numba.cuda.simulator.kernelapi"): "only the simulator needs its shared memory",
     ("cudarun", "staticgraph.cudadevice"): "it imports numba.cuda, which only target='cuda' needs",
+    ("passes.remat.cutmodel", "scipy"): "only memory studies need SciPy",
+    ("passes.remat.checkmate", "scipy.optimize"): "only this oracle needs it",
+    ("passes.remat.checkmate", "scipy.sparse"): "only this oracle needs it",
+    ("passes.remat.knapsack", "scipy.optimize"): "only the integer solver needs it",
     ("kernels", "staticgraph.jit"): "it imports Numba, which a start from the kernel cache avoids",
 }
 
@@ -132,7 +167,7 @@ PLANTED = [
     ("ir", "import numpy as np\nfrom collections.abc import Mapping", 0),
     ("gradient", "from staticgraph import tree", 0),
     ("plan", "from staticgraph.codegen import cpu, lower", 0),
-    ("__init__", "from staticgraph import ops, passes", 0),
+    ("public", "from staticgraph import ops, passes", 0),
     ("ir", "from staticgraph.op import NestOp", 1),
     ("ir", "from staticgraph.ir import Graph", 1),
     ("ir", "from staticgraph import gradient as g, types", 1),
@@ -146,8 +181,8 @@ PLANTED = [
     ("ir", "def f():\n    import os", 1),
     ("ir", "if True:\n    from staticgraph import types", 1),
     ("ir", "def f():\n    from staticgraph.op import NestOp", 2),
-    ("scalar", "def f():\n    from scipy.special import erfinv", 0),
-    ("scalar", "def f():\n    from scipy import special", 1),
+    ("primitives", "def f():\n    from scipy.special import erfinv", 0),
+    ("primitives", "def f():\n    from scipy import special", 1),
     ("newcomer", "", 1),
 ]
 

@@ -190,6 +190,36 @@ TORCH = {
     "instance_norm": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
     "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
     "batch_norm-inference": standardised,
+    "sync_batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+    # activations, norms of vectors
+    "elu-scales": lambda x: torch.ops.aten.elu(x, 0.7, 1.3, 0.6),
+    "selu": F.selu,
+    "celu": F.celu,
+    "crelu": lambda x: torch.cat([F.relu(x), F.relu(-x)], 1),
+    "concat_elu": lambda x: torch.cat([F.elu(x, 0.7), F.elu(-x, 0.7)], 1),
+    "prelu": F.prelu,
+    "prelu-shared": F.prelu,
+    "hard_tanh": F.hardtanh,
+    "hard_tanh-bounds": lambda x: F.hardtanh(x, -3, 0.5),
+    "softsign": F.softsign,
+    "tanhshrink": F.tanhshrink,
+    "softshrink": F.softshrink,
+    "softshrink-lambd": lambda x: F.softshrink(x, 1.1),
+    "softplus-threshold": lambda x: F.softplus(x, 2.0, 5.0),
+    "softplus-beta": lambda x: F.softplus(x, 0.5, 1e9),
+    "glu": F.glu,
+    "glu-axis": lambda x: F.glu(x, 0),
+    "rrelu-inference": lambda x: F.rrelu(x, 0.2, 0.4),
+    "multiply_n-zeros": lambda x: x.prod(0),
+    **{f"vector_norm-{p}": partial(torch.linalg.vector_norm, ord=p) for p in (1, 1.5, 2, 3, 4)},
+    "vector_norm-inf": lambda x: torch.linalg.vector_norm(x, torch.inf, 1, True),
+    "vector_norm-axes": lambda x: torch.linalg.vector_norm(x, dim=(0, 2)),
+    "vector_norm-complex": lambda x, y: torch.linalg.vector_norm(torch.complex(x, y), 3),
+    "normalize": F.normalize,
+    "normalize-3": lambda x: F.normalize(x, 3, 0),
+    "normalize-eps": lambda x: F.normalize(x, eps=9.0),
+    "weight_norm": lambda v, g: torch._weight_norm(v, g[:, None, None], 0),
+    "gram_matrix": lambda x: x @ x.mT,
     # losses
     "mse_loss": F.mse_loss,
     "mse_loss-sum": lambda x, t: F.mse_loss(x, t, reduction="sum"),
@@ -209,9 +239,19 @@ TORCH = {
     "nll_loss-ignore": lambda x, t: F.nll_loss(x, t, ignore_index=-100),
     "nll_loss-none": lambda x, t, w: F.nll_loss(x, t, weight=w, reduction="none"),
     "multiclass_hinge_loss": lambda x, t: F.multi_margin_loss(x, t, reduction="none") * x.shape[1],
+    "soft_margin_loss": F.soft_margin_loss,
+    "multi_margin_loss": F.multi_margin_loss,
+    "multi_margin_loss-weight": lambda x, t, w: F.multi_margin_loss(
+        x, t, p=2, margin=0.7, weight=w, reduction="none"),
+    "multilabel_margin_loss": F.multilabel_margin_loss,
 }  # fmt: skip
 #: operands that PyTorch has no derivative for
-UNDERIVED = {"cross_entropy-weight": [2], "nll_loss-none": [2]}
+UNDERIVED = {
+    "cross_entropy-weight": [2],
+    "nll_loss-none": [2],
+    "multi_margin_loss-weight": [2],
+    "soft_margin_loss": [1],
+}
 
 
 def close(got: np.ndarray, want: torch.Tensor) -> None:

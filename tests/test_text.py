@@ -17,7 +17,7 @@ from staticgraph.errors import GraphTypeError, InputError, ParseError, ShapeErro
 from staticgraph.gradient import grad
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Tensor, Variable, apply, building
 from staticgraph.op import OPS, Elementwise, constant
-from staticgraph.scalar import PRIMS
+from staticgraph.primitives import PRIMS
 from staticgraph.text import bodies, digest, graph_text, parse
 from staticgraph.types import DTYPES, TensorType, spec
 from staticgraph.verify import verify

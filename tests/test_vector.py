@@ -118,6 +118,40 @@ def test_loads_and_stores(code, rng):
     same(scalar, want)
 
 
+@pytest.mark.parametrize("code", DTYPE)
+def test_packed_stores(code, rng):
+    x, mask = samples(code, rng, 160), rng.random(160) < 0.4
+    packed, counts = np.ones(200, x.dtype), np.zeros(10, np.int64)
+    run(
+        [
+            "m = vld_b1(p1, t * 16)",
+            f"vpack_{code}(p2, t * 20 + 1, vld_{code}(p0, t * 16), m)",
+            "st_i64(p3, t, count(m))",
+        ],
+        x, mask, packed, counts,
+    )  # fmt: skip
+    want = np.ones_like(packed)
+    for t in range(10):
+        chosen = x[t * 16 : t * 16 + 16][mask[t * 16 : t * 16 + 16]]
+        want[t * 20 + 1 : t * 20 + 1 + len(chosen)] = chosen
+    same(packed, want)
+    same(counts, mask.reshape(10, 16).sum(1))
+
+
+@pytest.mark.parametrize("code", DTYPE)
+def test_moving_lanes(code, rng):
+    x, fill = samples(code, rng), rng.permutation(samples(code, rng))
+    steps = (1, 2, 4, 8)
+    calls = [f"{way}{n}(x0, x1)" for way in ("up", "down") for n in steps]
+    results = outputs(code, [x, fill], [(c, code) for c in (*calls, "first(x0)", "last(x0)")])
+    rows, spare = x.reshape(-1, 16), fill.reshape(-1, 16)
+    ups = [np.concatenate([spare[:, :n], rows[:, :-n]], 1) for n in steps]
+    downs = [np.concatenate([rows[:, n:], spare[:, -n:]], 1) for n in steps]
+    ends = [np.repeat(rows[:, k : k + 1], 16, 1) for k in (0, 15)]
+    for got, want in zip(results, [*ups, *downs, *ends], strict=True):
+        same(got, want.ravel())
+
+
 def test_unaligned_access(rng):
     x, out = rng.normal(size=64), np.zeros(64)
     run(["vst_f64(p1, 3, vld_f64(p0, 5))"], x, out, tiles=1)

@@ -35,6 +35,22 @@ def affine(e: Expr) -> tuple[dict[int, int], int] | None:
     return None
 
 
+def slope(e: Expr, k: int) -> int | None:
+    """The coefficient of axis k where e is linear in it, whatever else it holds; None elsewhere."""
+    form = affine(e)
+    if form is not None:
+        return form[0].get(k, 0)
+    if e.name in ("add", "subtract"):
+        a, b = slope(e.args[0], k), slope(e.args[1], k)
+        if a is None or b is None:
+            return None
+        return a + b if e.name == "add" else a - b
+    if e.name == "multiply" and e.args[1].name == "const":
+        a = slope(e.args[0], k)
+        return None if a is None else a * int(e.args[1].value)  # type: ignore[call-overload]
+    return None if any(x.name == "axis" and x.value == k for x in s.postorder([e])) else 0
+
+
 def build(coefficients: Mapping[int, int], offset: int) -> Expr:
     """The expression of an affine form."""
     total: Expr = s.const(offset, "int64")

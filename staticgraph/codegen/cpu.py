@@ -13,7 +13,7 @@ from math import inf, isinf, isnan, prod
 
 from staticgraph import scalar as s
 from staticgraph.codegen import ahead
-from staticgraph.codegen.affine import affine
+from staticgraph.codegen.affine import affine, slope
 from staticgraph.codegen.lower import (
     TILE_ELEMENTS,
     Reduction,
@@ -88,6 +88,8 @@ def literal(value: object) -> str:
             return "nan"
         if isinf(value):
             return "inf" if value == inf else "-inf"
+    if value == -(1 << 63):
+        return f"({value + 1} - 1)"  # its digits alone are beyond int64
     return repr(value)
 
 
@@ -454,7 +456,11 @@ class _Generator:
         elif e.name == "cast":
             text = f"cast_{code}({self.name_of(e.args[0])})"
         else:
-            text = self.call(s.PRIMS[e.name].cpu, [self.name_of(a) for a in e.args])
+            names = [self.name_of(a) for a in e.args]
+            if e.name in ("floor_divide", "remainder") and e.args[1].name == "const":
+                # In place, where a power of two is seen to be one.
+                names[1] = f"splat_{code}({literal(e.args[1].value)})"
+            text = self.call(s.PRIMS[e.name].cpu, names)
         name = self.bind(key, deps, text)
         if e in self.saved and self.saved[e][1] == self.level:
             self.scope_of(deps).lines.append(
@@ -492,8 +498,7 @@ class _Generator:
             # No lane may touch memory where the guard is false.
             zero = self.constant(0, "int64")
             return f"vgather_{code}({x}, {zero} + splat_i64({self.integer(place)}), {guard})"
-        form = affine(place)
-        step = form[0].get(v, 0) if form is not None else None
+        step = slope(place, v)
         mask = guard
         if self.mask:
             mask = "m" if guard is None else f"(m & {guard})"
@@ -517,12 +522,10 @@ class _Generator:
         return "every"
 
     def index_vector(self, place: Expr) -> str:
-        form = affine(place)
-        if form is not None:
-            step = form[0].get(self.v, 0)
-            base = self.integer(place)
-            return f"splat_i64({base}) + iota() * {self.constant(step, 'int64')}"
-        return self.vector(place)
+        step = slope(place, self.v)
+        if step is None:
+            return self.vector(place)
+        return f"splat_i64({self.integer(place)}) + iota() * {self.constant(step, 'int64')}"
 
     def integer(self, e: Expr) -> str:
         """A scalar int64 expression as text; along the vector axis it is the value of lane 0."""

@@ -88,7 +88,7 @@ class RegionEpilogue(_Generator):
     ) -> list[str]:
         given = {"batch": batch, "row": row, "col": col}
         head = [f"i{k} = {given[name]}" for k, name in self.letters.items()]
-        if "col" not in self.letters.values():
+        if self.v not in self.letters:  # with one column, lanes may run along another axis
             head.append(f"i{self.v} = {col}")
         if mask is not None and mask != "m":
             head.append(f"m = {mask}")

@@ -55,6 +55,12 @@ def first_lanes(b: ir.IRBuilder, count: ir.Value) -> ir.Value:
     return b.icmp_signed("<", ir.Constant(vector, list(range(LANES))), limit)
 
 
+def population(b: ir.IRBuilder, mask: ir.Value) -> ir.Value:
+    """How many lanes of a mask hold, as int64."""
+    bits = b.bitcast(mask, ir.IntType(LANES))
+    return b.zext(b.ctpop(bits), ir.IntType(64))
+
+
 def cast(x: Value, code: str) -> Value:
     if code in FLOAT_OF:
         if isinstance(x, C):
@@ -82,6 +88,19 @@ def _part(x: Value, order: Iterable[int]) -> Value:
     lanes = list(order)
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
     return x.like(x.b.shuffle_vector(x.v, x.v, mask))
+
+
+def _slide(steps: int) -> Callable[[Value, Value], Value]:
+    """Lanes moved up by `steps` (down, if negative); the free ones come from the second operand."""
+    order = [k - steps if 0 <= k - steps < LANES else LANES + k for k in range(LANES)]
+
+    def slide(x: Value, fill: Value) -> Value:
+        if isinstance(x, C):
+            return C(slide(x.re, fill.re), slide(x.im, fill.im))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), order)
+        return x.like(x.b.shuffle_vector(x.v, fill.v, mask))
+
+    return slide
 
 
 def _shift_left(a: V, count: V) -> V:
@@ -144,6 +163,10 @@ FUNCTIONS: dict[str, Row] = {
     "square": Row(1, "iu", lambda x: x * x),
     "copysign": Row(2, "f", V.copysign),
     "signbit": Row(1, "iuf", V.sign_bit, "b1"),
+    **{f"up{n}": Row(2, "biufc", _slide(n)) for n in (1, 2, 4, 8)},
+    **{f"down{n}": Row(2, "biufc", _slide(-n)) for n in (1, 2, 4, 8)},
+    "first": Row(1, "biufc", lambda x: _part(x, [0] * LANES)),
+    "last": Row(1, "biufc", lambda x: _part(x, [LANES - 1] * LANES)),
     "hsum": Row(1, "iufc", lambda x: tree(x, operator.add)),
     "hprod": Row(1, "iufc", lambda x: tree(x, operator.mul)),
     "hmax": Row(1, "biuf", lambda x: tree(x, simd.maximum)),

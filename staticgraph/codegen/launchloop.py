@@ -50,6 +50,7 @@ def start(self, items):
     move = word(frame, MOVE)
     stamps = word(frame, STAMPS)
     stamp_rows = word(frame, STAMP_ROWS)
+    stamp_seats = word(frame, STAMP_SEATS)
     for i in range(word(frame, TABLE_COUNT)):
         put(table, i, word(bases, word(slot_of, i)) + word(offset_of, i))
     put(frame, DEADLINE, 0)
@@ -119,9 +120,17 @@ def start(self, items):
         if status != DONE:
             break
 
-        began = 0
+        seats = 0
         if tiles > 0 and stamps != 0:
-            began = now()
+            if stamped < stamp_rows:
+                row = stamps + stamped * (8 * (STAMP_WORDS + stamp_seats * SEAT_WORDS))
+                seats = row + 8 * STAMP_WORDS
+                for i in range(stamp_seats * SEAT_WORDS):
+                    put(seats, i, 0)
+                put(row, STAMP_STEP, pc)
+                put(row, STAMP_BEGIN, now())
+            stamped += 1
+        computed = tiles
         job = 0
         if parallel != 0 and threads > 1 and tiles > 1:
             for i in range(SLOT_COUNT):
@@ -147,10 +156,8 @@ def start(self, items):
             put(job, JOB_SCRATCH, scratch)
             put(job, JOB_STRIDE, word(frame, SCRATCH_STRIDE))
             put(job, JOB_RANGES, ranges)
-            put(job, JOB_TIMED, stamps)
-            put(job, JOB_WORKERS, 0)
-            put(job, JOB_BUSY, 0)
-            put(job, JOB_BUSIEST, 0)
+            put(job, JOB_SEATS, seats)
+            put(job, JOB_SEAT_COUNT, stamp_seats)
             atomic_put(job, JOB_OPEN, 1)
             atomic_add(pool, EPOCH, 1)
             sleeping = atomic_word(pool, SLEEPERS)
@@ -159,10 +166,9 @@ def start(self, items):
                 for _ in range(min(sleeping, threads - 1, tiles - 1)):
                     condition_signal(pool + 8 * CONDITION)
                 mutex_unlock(pool + 8 * MUTEX)
-            busy_from = 0
-            if stamps != 0:
-                busy_from = now()
-            chunks = 0
+            if seats != 0:
+                put(seats, SEAT_BEGIN, now())
+            computed = 0
             for i in range(threads):
                 mine = ranges + i * (8 * RANGE_WORDS)
                 last = word(mine, RANGE_END)
@@ -171,18 +177,15 @@ def start(self, items):
                     if lo >= last:
                         break
                     call_kernel(kernel, lo, min(lo + chunk, last), bufs, scratch)
-                    chunks += 1
+                    computed += min(chunk, last - lo)
                     if may_stop != 0 and status == DONE:
                         status = call_poll(word(frame, POLL), frame, gil, may_signal)
                         if status != DONE:
                             for j in range(threads):
                                 other = ranges + j * (8 * RANGE_WORDS)
                                 atomic_put(other, RANGE_NEXT, word(other, RANGE_END))
-            if stamps != 0:
-                busy = now() - busy_from
-                atomic_add(job, JOB_WORKERS, min(1, chunks))
-                atomic_add(job, JOB_BUSY, busy)
-                atomic_max(job, JOB_BUSIEST, busy)
+            if seats != 0:
+                put(seats, SEAT_END, now())
             atomic_put(job, JOB_OPEN, 0)
             spins = 0
             while atomic_word(job, JOB_INSIDE) != 0:
@@ -201,21 +204,14 @@ def start(self, items):
         elif tiles > 0:
             call_kernel(kernel, 0, tiles, bufs, scratch)
 
-        if tiles > 0 and stamps != 0:
+        if seats != 0:
             finished = now()
-            if stamped < stamp_rows:
-                row = stamps + stamped * (8 * STAMP_WORDS)
-                put(row, STAMP_STEP, pc)
-                put(row, STAMP_BEGIN, began)
-                put(row, STAMP_END, finished)
-                put(row, STAMP_WORKERS, 1)
-                put(row, STAMP_BUSY, finished - began)
-                put(row, STAMP_BUSIEST, finished - began)
-                if job != 0:
-                    put(row, STAMP_WORKERS, word(job, JOB_WORKERS))
-                    put(row, STAMP_BUSY, word(job, JOB_BUSY))
-                    put(row, STAMP_BUSIEST, word(job, JOB_BUSIEST))
-            stamped += 1
+            row = seats - 8 * STAMP_WORDS
+            put(row, STAMP_END, finished)
+            put(seats, SEAT_TILES, computed)
+            if job == 0:
+                put(seats, SEAT_BEGIN, word(row, STAMP_BEGIN))
+                put(seats, SEAT_END, finished)
         if job != 0:
             atomic_put(job, OWNER, 0)
         if status != DONE:
@@ -282,15 +278,18 @@ def worker(pool):
                         break
             if seat != 0:
                 joined = 1
-                timed = word(job, JOB_TIMED)
-                busy_from = 0
-                if timed != 0:
-                    busy_from = now()
+                stamp = word(job, JOB_SEATS)
+                if stamp != 0:
+                    if seat < word(job, JOB_SEAT_COUNT):
+                        stamp += seat * (8 * SEAT_WORDS)
+                        put(stamp, SEAT_BEGIN, now())
+                    else:
+                        stamp = 0
                 kernel = word(job, JOB_KERNEL)
                 chunk = word(job, JOB_CHUNK)
                 bufs = word(job, JOB_BUFS)
                 scratch = word(job, JOB_SCRATCH) + seat * word(job, JOB_STRIDE)
-                worked = 0
+                computed = 0
                 for k in range(threads):
                     mine = ranges + ((seat + k) % threads) * (8 * RANGE_WORDS)
                     last = word(mine, RANGE_END)
@@ -298,13 +297,11 @@ def worker(pool):
                         lo = atomic_add(mine, RANGE_NEXT, chunk)
                         if lo >= last:
                             break
-                        worked = 1
                         call_kernel(kernel, lo, min(lo + chunk, last), bufs, scratch)
-                if timed != 0:
-                    busy = now() - busy_from
-                    atomic_add(job, JOB_WORKERS, worked)
-                    atomic_add(job, JOB_BUSY, busy)
-                    atomic_max(job, JOB_BUSIEST, busy)
+                        computed += min(chunk, last - lo)
+                if stamp != 0:
+                    put(stamp, SEAT_END, now())
+                    put(stamp, SEAT_TILES, computed)
             atomic_add(job, JOB_INSIDE, -1)
         if joined != 0:
             idle_since = now()

@@ -44,13 +44,14 @@ MOVE = 12  # address of the compiled `move`
 STAMPS = 13  # address of rows to write, 0 for none
 STAMP_ROWS = 14  # room there
 STAMPED = 15  # rows that the last run would have written
-STOP = 16  # non-zero: end before the next step
-ENDED_AT = 17  # the step where the run failed or stopped
-CODE = 18  # the status word that CHECK met
-DEADLINE = 19  # when to look for signals again
-MOVE_OPERANDS = 20  # destination, source (0: zeros), bytes
-RANGES = 23  # address of one tile range per thread
-FRAME_WORDS = 24
+STAMP_SEATS = 16  # threads that a row has room for
+STOP = 17  # non-zero: end before the next step
+ENDED_AT = 18  # the step where the run failed or stopped
+CODE = 19  # the status word that CHECK met
+DEADLINE = 20  # when to look for signals again
+MOVE_OPERANDS = 21  # destination, source (0: zeros), bytes
+RANGES = 24  # address of one tile range per thread
+FRAME_WORDS = 25
 
 # -- a tile range: where one thread begins; others help when they are done -----------------------
 RANGE_WORDS = 8  # a cache line
@@ -59,13 +60,14 @@ RANGE_END = 1
 RANGE_TAKEN = 2  # 1: a thread begins here
 
 # -- stamps: one row per executed KERNEL, COPY or ZERO, times in ns of CLOCK_MONOTONIC -----------
-STAMP_WORDS = 6
 STAMP_STEP = 0
 STAMP_BEGIN = 1
 STAMP_END = 2
-STAMP_WORKERS = 3  # threads that computed at least one tile
-STAMP_BUSY = 4  # sum of their busy ns
-STAMP_BUSIEST = 5  # the longest of them
+STAMP_WORDS = 3  # then a seat for each thread, zeros where one computed nothing
+SEAT_BEGIN = 0
+SEAT_END = 1
+SEAT_TILES = 2
+SEAT_WORDS = 3
 
 # -- argument of `start` -------------------------------------------------------------------------
 THREADS_MASK = 0xFFFF
@@ -93,11 +95,9 @@ JOB_BUFS = 5
 JOB_SCRATCH = 6
 JOB_STRIDE = 7
 JOB_RANGES = 8
-JOB_TIMED = 9
+JOB_SEATS = 9  # address of the seats of this step's stamp, 0 for none
+JOB_SEAT_COUNT = 10
 JOB_INSIDE = 16  # workers that joined or are about to look whether they may
-JOB_WORKERS = 24  # as STAMP_WORKERS, STAMP_BUSY, STAMP_BUSIEST
-JOB_BUSY = 25
-JOB_BUSIEST = 26
 
 # -- tuning --------------------------------------------------------------------------------------
 SPIN_NS = 200_000  # an idle worker spins this long before it sleeps

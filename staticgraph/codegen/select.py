@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from staticgraph.byhand.table import BY_HAND
 from staticgraph.codegen import contract, cpu
-from staticgraph.codegen.cpu import KernelSpec
 from staticgraph.codegen.epilogue import RegionEpilogue, split
 from staticgraph.codegen.lower import CannotLower, domain_of, lower
 from staticgraph.errors import InternalError
@@ -48,6 +48,10 @@ class Code:
     starts: list[tuple[int, int]] = field(default_factory=list)
 
     @property
+    def workspace_bytes(self) -> int:
+        return sum(self.workspace)
+
+    @property
     def inplace(self) -> frozenset[tuple[int, int]]:
         """(result, operand) pairs that may share memory."""
         return frozenset().union(*(launch.inplace for launch in self.launches))
@@ -55,9 +59,8 @@ class Code:
 
 def code_of(node: Node, name: str) -> Code:
     """Kernels for a node of an optimised graph."""
-    by_hand = getattr(node.op, "cpu", None)
-    if by_hand is not None:
-        return by_hand_code(node, name, by_hand)
+    if node.op.name in BY_HAND:
+        return by_hand_code(node, name)
     if node.op is FUSION:
         body = node.attrs["body"]
     elif isinstance(node.op, NestOp):
@@ -230,10 +233,10 @@ def steps_of(
     )
 
 
-def by_hand_code(node: Node, name: str, source: Callable) -> Code:
-    """Kernels that an op brings itself."""
-    made = source([t.type for t in node.operands], node.types, name=name, **node.attrs)
-    specs: list[KernelSpec] = made.steps
+def by_hand_code(node: Node, name: str) -> Code:
+    """Kernels that `byhand` has for an op."""
+    generate = BY_HAND[node.op.name]
+    made = generate([t.type for t in node.operands], node.types, name=name, **node.attrs)
     launches = [
         Launch(
             k.name,
@@ -246,6 +249,6 @@ def by_hand_code(node: Node, name: str, source: Callable) -> Code:
             k.elements,
             k.inplace,
         )
-        for k in specs
+        for k in made.steps
     ]
     return Code(launches, made.workspace)

@@ -136,6 +136,20 @@ def store_masked(code: str) -> Emit:
     return emit
 
 
+def store_packed(code: str) -> Emit:
+    """The lanes of a mask, one after the other; nothing behind them is touched."""
+
+    def emit(context, b, sig, args):
+        cells = _to_cells(b, args[2], code)
+        pointer = address(b, args[0], args[1], code)
+        mask = _cells_mask(b, args[3], code)
+        name = f"llvm.masked.compressstore.{simd.mangled(cells.type)}"
+        simd.call(b, name, ir.VoidType(), [cells, pointer, mask])
+        return context.get_dummy_value()
+
+    return emit
+
+
 def _pointers(b: ir.IRBuilder, base: ir.Value, index: ir.Value, code: str, part: int) -> ir.Value:
     """Sixteen element pointers; `part` 1 is the imaginary half of a complex element."""
     size = _align(code)

@@ -98,6 +98,7 @@ def _define_memory() -> None:
             ("claim", void(i64, i64), vecmemory.bring(write=True)),
             ("vldm", vec(i64, i64, mask), vecmemory.load_masked),
             ("vstm", void(i64, i64, vec, mask), vecmemory.store_masked),
+            ("vpack", void(i64, i64, vec, mask), vecmemory.store_packed),
             ("vgather", vec(i64, wide, mask), vecmemory.gather),
             ("vscatter", void(i64, wide, vec, mask), vecmemory.scatter),
         ):
@@ -167,6 +168,8 @@ def _define_makers() -> None:
         _fixed(VEC["b1"](types.int64), lambda _, b, sig, args: lanewise.first_lanes(b, args[0])),
         1,
     )
+    count = _fixed(types.int64(VEC["b1"]), lambda _, b, sig, args: lanewise.population(b, args[0]))
+    define("count", count, 1)
 
 
 # -- operators and functions ----------------------------------------------------------------------

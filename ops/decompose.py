@@ -1,0 +1,349 @@
+"""QR, eigenvalues and singular values over the last two axes, and what is made of them.
+
+Eigenvectors and singular vectors are unique up to sign (a phase), and where values are equal up to
+a rotation; a result that depends on that choice has no derivative. What does not depend on it has,
+and its part inside a space of equal values is 0, which is how derivatives here treat it. Second
+derivatives hold where values differ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from staticgraph.errors import GradientError, GraphTypeError
+from staticgraph.ir import FUNCTIONS, Op, Tensor, apply
+from staticgraph.op import cast, constant, promoted, public, register
+from staticgraph.ops.linalg import implicit
+from staticgraph.ops.triangular import adjoint, hermitian_of, matrices, right_side, triangular
+from staticgraph.types import TensorType, is_complex, real_of
+
+
+def _reciprocal(x: Tensor) -> Tensor:
+    """1 / x, and 0 for 0."""
+    where, zero, one = FUNCTIONS["where"], constant(0, x.type.dtype), constant(1, x.type.dtype)
+    return where(x == zero, zero, one / where(x == zero, one, x))
+
+
+def _gaps(values: Tensor, dtype: str) -> Tensor:
+    """1 / (values[j] - values[i]) at (i, j), 0 where they are equal."""
+    return cast(_reciprocal(values[..., None, :] - values[..., :, None]), dtype)
+
+
+def _total(*terms: Tensor | None) -> Tensor | None:
+    """The sum of those that are there."""
+    found = [t for t in terms if t is not None]
+    return FUNCTIONS["add_n"](found) if found else None
+
+
+# ---------------------------------------------------------------------------- QR
+
+
+@register
+class Qr(Op):
+    """a = Q R with orthonormal columns of Q and upper triangular R, by Householder reflections."""
+
+    name = "qr"
+
+    def infer(self, a: TensorType, *, complete: bool) -> tuple[TensorType, ...]:
+        *batch, m, n = a.shape
+        k = m if complete else min(m, n)
+        return TensorType(a.dtype, (*batch, m, k)), TensorType(a.dtype, (*batch, k, n))
+
+    def reference(self, arrays, types, *, complete):
+        return list(np.linalg.qr(arrays[0], "complete" if complete else "reduced"))
+
+    def vjp(self, node, cotangents):
+        """Roberts and Roberts 2020; for a wide matrix its left square part and the rest."""
+        (a,), (q, r), (gq, gr) = node.operands, node.results, cotangents
+        m, n = a.shape[-2:]
+        if node.attrs["complete"] and m > n:
+            if gq is not None:
+                raise GradientError(
+                    "qr: Q has no derivative with mode='complete' and more rows than columns:"
+                    " its last columns are any basis of what the others leave"
+                )
+            q, r, gr = q[..., :n], r[..., :n, :], gr[..., :n, :]
+        gr = None if gr is None else FUNCTIONS["triu"](gr)
+        if m >= n:
+            return [_tall(q, r, gq, gr)]
+        right = a[..., m:]
+        square = None if gr is None else gr[..., :m]
+        rest = None if gr is None else gr[..., m:]
+        gq = _total(gq, None if rest is None else right @ adjoint(rest))
+        left = _tall(q, r[..., :m], gq, square)
+        return [FUNCTIONS["concat"]([left, q @ rest if rest is not None else right * 0], -1)]
+
+
+def _tall(q: Tensor, r: Tensor, gq: Tensor | None, gr: Tensor | None) -> Tensor:
+    """(gQ + Q H) R^-H, where H is Hermitian with the lower triangle of R gR^H - gQ^H Q."""
+    middle = _total(
+        None if gr is None else r @ adjoint(gr), None if gq is None else -(adjoint(gq) @ q)
+    )
+    total = _total(gq, q @ hermitian_of(middle))
+    return adjoint(triangular(r, adjoint(total), lower=False))
+
+
+@public
+def qr(a: object, mode: str = "reduced") -> tuple[Tensor, Tensor]:
+    """(Q, R) with a = Q R, as numpy.linalg.qr: (..., m, n) gives (..., m, k), (..., k, n).
+
+    k = min(m, n), or m with mode "complete". Householder, so that R may have negative diagonal
+    elements. Gradient: triangular solves with R, of any order; inf or NaN where R is singular, and
+    GradientError for Q with mode "complete" and m > n. Errors: ShapeError, GraphTypeError.
+    """
+    if mode not in ("reduced", "complete"):
+        raise GraphTypeError(f"qr: mode is 'reduced' or 'complete', got {mode!r}")
+    return apply(Qr, matrices("qr", a, square=False), complete=mode == "complete")
+
+
+# ---------------------------------------------------------------------------- eigenvalues
+
+
+@register
+class Eigh(Op):
+    """Eigenvalues of a Hermitian matrix, rising, and as rows its conjugated eigenvectors."""
+
+    name = "eigh"
+
+    def infer(self, a: TensorType, *, lower: bool) -> tuple[TensorType, ...]:
+        return TensorType(real_of(a.dtype), a.shape[:-1]), a
+
+    def reference(self, arrays, types, *, lower):
+        values, vectors = np.linalg.eigh(arrays[0], "L" if lower else "U")
+        return [values, vectors.conj().swapaxes(-1, -2)]
+
+    def vjp(self, node, cotangents):
+        """Giles 2008: V (diag(gw) + (V^H gV) / (w_j - w_i)) V^H, made Hermitian."""
+        (w, rows), (gw, g_rows) = node.results, cotangents
+        middle = None if gw is None else FUNCTIONS["diag"](cast(gw, rows.type.dtype))
+        if g_rows is not None:
+            turned = (rows @ adjoint(g_rows)) * _gaps(w, rows.type.dtype)
+            turned = constant(0.5, rows.type.dtype) * (turned + adjoint(turned))
+            middle = _total(middle, turned)
+        return [adjoint(rows) @ middle @ rows]
+
+
+@register
+class Eigvalsh(Op):
+    """Eigenvalues of a Hermitian matrix, rising."""
+
+    name = "eigvalsh"
+
+    def infer(self, a: TensorType, *, lower: bool) -> TensorType:
+        return TensorType(real_of(a.dtype), a.shape[:-1])
+
+    def reference(self, arrays, types, *, lower):
+        return [np.linalg.eigvalsh(arrays[0], "L" if lower else "U")]
+
+    def vjp(self, node, cotangents):
+        _, rows = apply(Eigh, node.operands[0], **node.attrs)
+        return [adjoint(rows) @ (cast(cotangents[0], rows.type.dtype)[..., None] * rows)]
+
+
+def _is_lower(op: str, UPLO: object) -> bool:
+    if UPLO not in ("L", "U"):
+        raise GraphTypeError(f"{op}: UPLO is 'L' or 'U', got {UPLO!r}")
+    return UPLO == "L"
+
+
+@public
+def eigh(a: object, UPLO: str = "L") -> tuple[Tensor, Tensor]:
+    """(w, V) with a V = V diag(w) for Hermitian a, as numpy.linalg.eigh; w rises.
+
+    Only the triangle UPLO is read. Gradient: V (diag(gw) + F * (V^H gV)) V^H made Hermitian, with
+    F_ij = 1 / (w_j - w_i), 0 where the two are equal: right for what does not depend on the choice
+    of eigenvectors. Matrices with inf or NaN, or where LAPACK does not converge, give NaN. Errors:
+    ShapeError, GraphTypeError.
+    """
+    lower = _is_lower("eigh", UPLO)
+    w, rows = apply(Eigh, matrices("eigh", a), lower=lower)
+    return w, adjoint(rows)
+
+
+@public
+def eigvalsh(a: object, UPLO: str = "L") -> Tensor:
+    """Eigenvalues of Hermitian matrices, rising. Gradient: V diag(g) V^H. See `eigh`."""
+    return apply(Eigvalsh, matrices("eigvalsh", a), lower=_is_lower("eigvalsh", UPLO))
+
+
+# ---------------------------------------------------------------------------- singular values
+
+
+@register
+class Svd(Op):
+    """a = U diag(S) V^H with falling singular values; `full` completes U and V^H to square."""
+
+    name = "svd"
+
+    def infer(self, a: TensorType, *, full: bool) -> tuple[TensorType, ...]:
+        *batch, m, n = a.shape
+        k = min(m, n)
+        rows, columns = (n, m) if full else (k, k)
+        return (
+            TensorType(a.dtype, (*batch, m, columns)),
+            TensorType(real_of(a.dtype), (*batch, k)),
+            TensorType(a.dtype, (*batch, rows, n)),
+        )
+
+    def reference(self, arrays, types, *, full):
+        return list(np.linalg.svd(arrays[0], full_matrices=full))
+
+    def vjp(self, node, cotangents):
+        u, s, vh = node.results
+        gu, gs, gvh = cotangents
+        if node.attrs["full"] and u.shape[-1] != vh.shape[-2]:
+            if gu is not None or gvh is not None:
+                raise GradientError(
+                    "svd: U and V^H have no derivative with full_matrices=True where the matrix is"
+                    " not square: their last vectors are any basis of what the others leave"
+                )
+            k = s.shape[-1]
+            u, vh = u[..., :k], vh[..., :k, :]
+        return [_svd_vjp(u, s, vh, gu, gs, gvh)]
+
+
+def _svd_vjp(
+    u: Tensor,
+    s: Tensor,
+    vh: Tensor,
+    gu: Tensor | None,
+    gs: Tensor | None,
+    gvh: Tensor | None,
+) -> Tensor:
+    """Giles 2008 for any shape; for complex matrices with the phase that U and V share."""
+    dtype = u.type.dtype
+    values = cast(s, dtype)
+    row, column = values[..., None, :], values[..., :, None]
+    gaps = _gaps(FUNCTIONS["square"](s), dtype)
+    middle = None if gs is None else FUNCTIONS["diag"](cast(gs, dtype))
+    after, before = None, None
+    if gu is not None:
+        turned = adjoint(u) @ gu
+        skew = turned - adjoint(turned)
+        middle = _total(middle, skew * gaps * row)
+        inverse = _reciprocal(values)
+        if is_complex(dtype):
+            phase = FUNCTIONS["diagonal"](skew) * inverse * constant(0.5, dtype)
+            middle = _total(middle, FUNCTIONS["diag"](phase))
+        if u.shape[-2] > u.shape[-1]:
+            after = ((gu - u @ turned) * inverse[..., None, :]) @ vh
+    if gvh is not None:
+        turned = vh @ adjoint(gvh)
+        middle = _total(middle, (turned - adjoint(turned)) * gaps * column)
+        if vh.shape[-1] > vh.shape[-2]:
+            outside = gvh - (gvh @ adjoint(vh)) @ vh
+            before = (u * _reciprocal(values)[..., None, :]) @ outside
+    return _total(u @ middle @ vh, after, before)
+
+
+@register
+class Svdvals(Op):
+    """Singular values, falling."""
+
+    name = "svdvals"
+
+    def infer(self, a: TensorType) -> TensorType:
+        return TensorType(real_of(a.dtype), (*a.shape[:-2], min(a.shape[-2:])))
+
+    def reference(self, arrays, types):
+        return [np.linalg.svd(arrays[0], compute_uv=False)]
+
+    def vjp(self, node, cotangents):
+        u, _, vh = apply(Svd, node.operands[0], full=False)
+        return [(u * cast(cotangents[0], u.type.dtype)[..., None, :]) @ vh]
+
+
+@public
+def svd(a: object, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """(U, S, V^H) with a = U diag(S) V^H, as numpy.linalg.svd; S falls.
+
+    (..., m, n) gives U (..., m, m) and V^H (..., n, n), or k = min(m, n) columns and rows without
+    `full_matrices`. Gradient: Giles 2008; what belongs to equal or zero singular values counts as
+    0, which is right for what does not depend on the choice of vectors. GradientError for U and V^H
+    of a matrix that is not square with `full_matrices`. Matrices with inf or NaN, or where LAPACK
+    does not converge, give NaN. Errors: ShapeError.
+    """
+    return apply(Svd, matrices("svd", a, square=False), full=bool(full_matrices))
+
+
+@public
+def svdvals(a: object) -> Tensor:
+    """Singular values, falling. Gradient: U diag(g) V^H. See `svd`."""
+    return apply(Svdvals, matrices("svdvals", a, square=False))
+
+
+def decomposed(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S and V^H with the short side in common."""
+    return apply(Svd, a, full=False)
+
+
+@implicit
+def _pinv(y, g, a):
+    """Golub and Pereyra 1973, for changes that keep the rank."""
+    back, left, right = adjoint(g), a @ y, y @ a
+    first = back @ y @ adjoint(y)
+    last = adjoint(y) @ y @ back
+    return [-(adjoint(y) @ g @ adjoint(y)) + first - left @ first + last - last @ right]
+
+
+@public
+def pinv(a: object, rcond: float | None = None) -> Tensor:
+    """Moore-Penrose inverse (..., n, m) of (..., m, n), through singular values.
+
+    Those up to `rcond` times the largest count as 0; by default max(m, n) times the rounding error
+    of the dtype. Gradient: of any order, without dividing by differences of singular values; it
+    takes the rank as constant. Errors: ShapeError.
+    """
+    t = matrices("pinv", a, square=False)
+    if t.size == 0:
+        return FUNCTIONS["broadcast_to"](constant(0, t.type.dtype), t.mT.shape)
+    if rcond is None:
+        rcond = max(t.shape[-2:]) * float(np.finfo(real_of(t.type.dtype)).eps)
+    u, s, vh = decomposed(t)
+    kept = s > FUNCTIONS["max"](s, -1, keepdims=True) * rcond
+    inverse = FUNCTIONS["where"](kept, _reciprocal(s), constant(0, s.type.dtype))
+    value = (adjoint(vh) * cast(inverse, t.type.dtype)[..., None, :]) @ adjoint(u)
+    return apply(_pinv, t, value)
+
+
+@public
+def lstsq(a: object, b: object, rcond: float | None = None) -> Tensor:
+    """The x of least norm that minimises the norm of a x - b: pinv(a) @ b.
+
+    a (..., m, n), b (m,) or (..., m, k). `rcond` and gradient as in `pinv`. Errors: ShapeError.
+    """
+    a, b = promoted("lstsq", [a, b], floating=True)
+    a = matrices("lstsq", a, square=False)
+    b, vector = right_side("lstsq", a, b)
+    x = pinv(a, rcond) @ b
+    return x[..., 0] if vector else x
+
+
+@public
+def matrix_norm(x: object, ord: object = "fro", keepdims: bool = False) -> Tensor:
+    """Norm of the matrices on the last two axes, as numpy.linalg.matrix_norm.
+
+    "fro": root of the sum of squares; "nuc": sum of singular values; 2, -2: largest and smallest
+    singular value; 1, -1, inf, -inf: largest or smallest sum of magnitudes of a column (1) or row.
+    Gradient of "fro" at 0 is 0. Errors: ShapeError, GraphTypeError for another `ord`.
+    """
+    t = matrices("matrix_norm", x, square=False)
+    size = FUNCTIONS["abs"](t)
+    total, most, least = (FUNCTIONS[name] for name in ("sum", "max", "min"))
+    if ord == "fro":
+        squares = total(FUNCTIONS["square"](size), (-2, -1))
+        zero, one = constant(0, squares.type.dtype), constant(1, squares.type.dtype)
+        held = FUNCTIONS["where"](squares == zero, one, squares)
+        norm = FUNCTIONS["where"](squares == zero, zero, FUNCTIONS["sqrt"](held))
+    elif ord == "nuc":
+        norm = total(svdvals(t), -1)
+    elif ord in (2, -2):
+        norm = svdvals(t)[..., 0 if ord == 2 else -1]
+    elif ord in (1, -1, np.inf, -np.inf):
+        sums = total(size, -2 if abs(ord) == 1 else -1)
+        norm = (most if ord > 0 else least)(sums, -1)
+    else:
+        raise GraphTypeError(
+            f"matrix_norm: ord is 'fro', 'nuc', 2, -2, 1, -1, inf or -inf, got {ord!r}"
+        )
+    return norm[..., None, None] if keepdims else norm
