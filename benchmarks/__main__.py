@@ -18,8 +18,10 @@ CALLS = (
     "reductions",
     "matmul",
     "convolution",
+    "ops_linalg",
     "ops_windows",
     "ops_order",
+    "ops_fft",
 )
 PROCESSES = ("digits_cold", "compile_time")
 TABLES = ("derivatives", "memory")

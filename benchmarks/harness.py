@@ -160,7 +160,8 @@ def difference(got, wanted):
     worst = 0.0
     for a, b in zip(got, wanted, strict=True):
         scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
-        gap = float(np.max(np.abs(np.subtract(a, b, dtype=np.float64)), initial=0.0)) / scale
+        wide = np.result_type(np.float64, a, b)
+        gap = float(np.max(np.abs(np.subtract(a, b, dtype=wide)), initial=0.0)) / scale
         worst = max(worst, gap if np.isfinite(gap) else np.inf)
     return worst
 

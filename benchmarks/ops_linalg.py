@@ -20,8 +20,8 @@ def data(dtype, kind):
         a = a @ a.swapaxes(-1, -2) + np.diag(np.linspace(1, 4, N))
     if kind == "triangular_solve":
         a = np.tril(a) + 2 * np.eye(N)
-    if kind in ("inv", "solve"):
-        a = a + 2 * np.eye(N)
+    if kind in ("inv", "solve", "det", "slogdet"):
+        a = a + 1.5 * np.eye(N)
     arrays = {"a": a.astype(dtype)}
     if kind in ("solve", "triangular_solve"):
         arrays["b"] = rng.normal(size=(COUNT, N, N)).astype(dtype)

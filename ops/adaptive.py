@@ -7,16 +7,143 @@ from math import floor, prod
 
 import numpy as np
 
+from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
-from staticgraph.op import as_tensor, cast, constant, public, tensor_argument
-from staticgraph.ops.gather import KNOWN, Gather
+from staticgraph.ir import FUNCTIONS, Node, Tensor, apply
+from staticgraph.nest import Nest, axes, broadcast_index, identity
+from staticgraph.op import NestOp, cast, constant, public, register, tensor_argument
+from staticgraph.ops.gather import KNOWN, Gather, ScatterAdd
 from staticgraph.ops.pool import image
 from staticgraph.ops.pooling import avg_pool, max_pool
 from staticgraph.ops.resize import adaptive_windows, along, mean_table
-from staticgraph.ops.shape import expand_dims, reshape, squeeze
-from staticgraph.ops.window import Ints, of_rank, per_axis
-from staticgraph.types import DEFAULT_FLOAT, is_complex, is_differentiable
+from staticgraph.ops.shape import linear_index, reshape
+from staticgraph.ops.window import Ints, Offset, of_rank, per_axis, window_nest
+from staticgraph.types import (
+    DEFAULT_FLOAT,
+    TensorType,
+    is_bool,
+    is_complex,
+    is_differentiable,
+)
+
+
+class _Windows(NestOp):
+    """Windows whose places are operands.
+
+    After x (N, C, spatial...) and `more` operands come, for each spatial axis, the first elements
+    of its windows and their ends, int64 and of shape (N or 1, C or 1, windows).
+    """
+
+    more: int
+
+    def result(self, types: Sequence[TensorType], kernel: Ints, dtype: str) -> TensorType:
+        x, bounds = types[0], types[1 + self.more :]
+        given = [t.dtype for t in bounds]
+        sizes = [t.shape[-1] for t in bounds[::2]]
+        if x.ndim != 2 + len(kernel) or given != ["int64"] * (2 * len(kernel)):
+            raise ShapeError(f"{self.name}: bounds {bounds} and kernel {kernel} do not fit {x}")
+        return TensorType(dtype, (*x.shape[:2], *sizes))
+
+    def at(self, types: Sequence[TensorType], offset: Offset) -> tuple[list[s.Expr], s.Expr]:
+        """Index into x of an offset in the window at the axes of the nest, and if it is inside."""
+        n, c, *place = axes(types[0].ndim)
+        index, inside = [n, c], s.const(True, "bool")
+        for a, (o, k) in enumerate(zip(place, offset, strict=True)):
+            first, end = (
+                s.load(j, broadcast_index(types[j].shape, (n, c, o)), "int64")
+                for j in range(1 + self.more + 2 * a, 3 + self.more + 2 * a)
+            )
+            index.append(first + k)
+            inside = s.call("logical_and", inside, first + k < end)
+        return index, inside
+
+
+@register
+class WindowMax(_Windows):
+    """y[o] = maximum of x over window o, of at most `kernel` elements."""
+
+    name, more = "window_max", 0
+
+    def infer(self, x: TensorType, *bounds: TensorType, kernel: Ints) -> TensorType:
+        if is_complex(x.dtype) or is_bool(x.dtype):
+            raise GraphTypeError(f"{self.name}: needs real numbers, got {x}")
+        return self.result((x, *bounds), kernel, x.dtype)
+
+    def nest(self, types, out, *, kernel: Ints) -> Nest:
+        lowest = identity("max", out.dtype)
+
+        def body(offset: Offset) -> s.Expr:
+            index, inside = self.at(types, offset)
+            return s.load(0, index, out.dtype, inside, lowest)
+
+        return window_nest(out.shape, kernel, "max", body)
+
+    def vjp(self, node, cotangents):
+        x, *bounds = node.operands
+        place, attrs = _flat(_places(node), node.results[0]), dict(shape=_plane(x))
+        g = _flat(cotangents[0], node.results[0])
+        back = apply(ScatterAdd, g, place, **attrs, **_ALONG)
+        return [reshape(back, x.shape), *(None for _ in bounds)]
+
+    def jvp(self, node, tangents):
+        x, y = node.operands[0], node.results[0]
+        plane = reshape(tangents[0], _plane(x))
+        return [reshape(apply(Gather, plane, _flat(_places(node), y), **_ALONG), y.shape)]
+
+
+@register
+class WindowMaxIndex(_Windows):
+    """The first row-major place in the spatial axes of x where window o has its maximum y[o].
+
+    A nan is greatest. Places in a window grow with the offset, so the first is the smallest.
+    """
+
+    name, more = "window_max_index", 1
+
+    def infer(self, x: TensorType, y: TensorType, *bounds: TensorType, kernel: Ints) -> TensorType:
+        return self.result((x, y, *bounds), kernel, "int64")
+
+    def nest(self, types, out, *, kernel: Ints) -> Nest:
+        x, y, best = types[0], types[1], s.load(1, axes(out.ndim), types[1].dtype)
+        nowhere = s.const(prod(x.shape[2:]), "int64")
+
+        def body(offset: Offset) -> s.Expr:
+            index, inside = self.at(types, offset)
+            value = s.load(0, index, x.dtype, inside)
+            found = s.call("equal", value, best)
+            if is_differentiable(y.dtype):
+                found = s.call("logical_or", found, s.call("isnan", value))
+            here = s.call("logical_and", inside, found)
+            return s.where(here, linear_index(index[2:], x.shape[2:]), nowhere)
+
+        return window_nest(out.shape, kernel, "min", body)
+
+    def vjp(self, node, cotangents):
+        return [None] * len(node.operands)
+
+    def jvp(self, node, tangents):
+        return [None]
+
+
+#: reading and adding at row-major places of planes (N, C, elements)
+_ALONG = dict(source=(0, 1, ~0), index_axes=(0, 1, 2), mode=KNOWN)
+
+
+def _plane(x: Tensor) -> Ints:
+    return (*x.shape[:2], prod(x.shape[2:]))
+
+
+def _flat(t: Tensor, windows: Tensor) -> Tensor:
+    return reshape(t, _plane(windows))
+
+
+def _places(node: Node) -> Tensor:
+    """The places that a maximum over windows comes from."""
+    x, *bounds = node.operands
+    return apply(WindowMaxIndex, x, node.results[0], *bounds, **node.attrs)
+
+
+# ---------------------------------------------------------------------------- public functions
 
 
 def _wanted(op: str, spatial: Ints, output_size: object) -> Ints:
@@ -50,38 +177,6 @@ def adaptive_avg_pool(x: object, output_size: object) -> Tensor:
     return t
 
 
-def _first_of_largest(x: Tensor, places: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Maxima of windows, and their row-major spatial places, the first at ties.
-
-    `places[a]` holds the index on spatial axis a, broadcast to (N, C, windows..., offsets...).
-    """
-    rank, spatial = len(places), x.shape[2:]
-    flat, step = None, 1
-    for n, place in zip(reversed(spatial), reversed(places), strict=True):
-        flat = place * step if flat is None else flat + place * step
-        step *= n
-    windows = (*x.shape[:2], *flat.shape[2 : 2 + rank])
-    shape = (*windows, *flat.shape[2 + rank :])
-    flat = reshape(FUNCTIONS["broadcast_to"](flat, shape), (*windows, prod(shape[2 + rank :])))
-    image = reshape(x, (*x.shape[:2], prod(spatial)))
-
-    def read(index: Tensor) -> Tensor:
-        attrs = dict(source=(0, 1, ~0), index_axes=tuple(range(index.ndim)), mode=KNOWN)
-        return apply(Gather, image, index, **attrs)
-
-    largest = FUNCTIONS["argmax"](FUNCTIONS["stop_gradient"](read(flat)), -1, True)
-    index = squeeze(FUNCTIONS["gather"](flat, largest, -1), -1)
-    return read(index), index
-
-
-def _spread(values: Tensor, axis: int, rank: int) -> Tensor:
-    """(..., windows, offsets) of one axis among the windows and offsets of all."""
-    lead = values.shape[:-2]
-    sizes = [1] * (2 * rank)
-    sizes[axis], sizes[rank + axis] = values.shape[-2:]
-    return reshape(values, (*lead, *sizes))
-
-
 @public
 def adaptive_max_pool(
     x: object, output_size: object, return_indices: bool = False
@@ -98,15 +193,19 @@ def adaptive_max_pool(
     if not any(n % o for n, o in zip(spatial, size, strict=True)):
         kernel = tuple(n // o for n, o in zip(spatial, size, strict=True))
         return max_pool(t, kernel, return_indices=return_indices)
-    places = []
-    for a, (n, o) in enumerate(zip(spatial, size, strict=True)):
+    bounds, kernel = [], []
+    for n, o in zip(spatial, size, strict=True):
         start, stop = adaptive_windows(n, o)
-        offset = np.arange(int((stop - start).max()))
-        # A shorter window repeats its last element, which never comes first.
-        index = np.minimum(start[:, None] + offset, stop[:, None] - 1)
-        places.append(_spread(constant(index[None, None]), a, len(size)))
-    y, index = _first_of_largest(t, places)
-    return (y, index) if return_indices else y
+        bounds += [constant(start[None, None]), constant(stop[None, None])]
+        kernel.append(int((stop - start).max()))
+    return _maxima(t, bounds, kernel, return_indices)
+
+
+def _maxima(
+    x: Tensor, bounds: Sequence[Tensor], kernel: Sequence[int], indices: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    y = apply(WindowMax, x, *bounds, kernel=tuple(kernel))
+    return (y, _places(y.node)) if indices else y
 
 
 def _real(op: str, x: object) -> tuple[Tensor, Ints]:
@@ -167,13 +266,12 @@ def fractional_max_pool(
             f"{op}: samples are floats of shape {(*t.shape[:2], rank)} for x {t.type}, got {u.type}"
         )
     u = FUNCTIONS["stop_gradient"](u)
-    places = []
+    bounds = []
     for a, (n, k, o) in enumerate(zip(spatial, kernel, size, strict=True)):
         column = 1 - a if rank == 2 else a
         start = _starts(u[:, :, column : column + 1], n, k, o)
-        places.append(_spread(expand_dims(start, -1) + as_tensor(np.arange(k)), a, rank))
-    y, index = _first_of_largest(t, places)
-    return (y, index) if return_indices else y
+        bounds += [start, start + k]
+    return _maxima(t, bounds, kernel, return_indices)
 
 
 def _starts(u: Tensor, n: int, k: int, size: int) -> Tensor:

@@ -11,16 +11,26 @@ from __future__ import annotations
 import numpy as np
 
 from staticgraph.errors import GradientError, GraphTypeError
-from staticgraph.ir import FUNCTIONS, Op, Tensor, apply
+from staticgraph.ir import Op, Tensor, apply
 from staticgraph.op import cast, constant, promoted, public, register
+from staticgraph.ops.arith import add_n
+from staticgraph.ops.declare import number
+from staticgraph.ops.elementwise import abs as magnitude
+from staticgraph.ops.elementwise import sqrt, square, where
+from staticgraph.ops.join import concat
 from staticgraph.ops.linalg import implicit
+from staticgraph.ops.matrix import diag, diagonal, triu
+from staticgraph.ops.reduce import max as largest
+from staticgraph.ops.reduce import min as smallest
+from staticgraph.ops.reduce import sum
+from staticgraph.ops.shape import broadcast_to
 from staticgraph.ops.triangular import adjoint, hermitian_of, matrices, right_side, triangular
 from staticgraph.types import TensorType, is_complex, real_of
 
 
 def _reciprocal(x: Tensor) -> Tensor:
     """1 / x, and 0 for 0."""
-    where, zero, one = FUNCTIONS["where"], constant(0, x.type.dtype), constant(1, x.type.dtype)
+    zero, one = constant(0, x.type.dtype), constant(1, x.type.dtype)
     return where(x == zero, zero, one / where(x == zero, one, x))
 
 
@@ -29,10 +39,10 @@ def _gaps(values: Tensor, dtype: str) -> Tensor:
     return cast(_reciprocal(values[..., None, :] - values[..., :, None]), dtype)
 
 
-def _total(*terms: Tensor | None) -> Tensor | None:
+def _sum(*terms: Tensor | None) -> Tensor | None:
     """The sum of those that are there."""
     found = [t for t in terms if t is not None]
-    return FUNCTIONS["add_n"](found) if found else None
+    return add_n(found) if found else None
 
 
 # ---------------------------------------------------------------------------- QR
@@ -63,33 +73,36 @@ class Qr(Op):
                     " its last columns are any basis of what the others leave"
                 )
             q, r, gr = q[..., :n], r[..., :n, :], gr[..., :n, :]
-        gr = None if gr is None else FUNCTIONS["triu"](gr)
+        gr = None if gr is None else triu(gr)
         if m >= n:
             return [_tall(q, r, gq, gr)]
         right = a[..., m:]
         square = None if gr is None else gr[..., :m]
         rest = None if gr is None else gr[..., m:]
-        gq = _total(gq, None if rest is None else right @ adjoint(rest))
+        gq = _sum(gq, None if rest is None else right @ adjoint(rest))
         left = _tall(q, r[..., :m], gq, square)
-        return [FUNCTIONS["concat"]([left, q @ rest if rest is not None else right * 0], -1)]
+        return [concat([left, q @ rest if rest is not None else right * 0], -1)]
 
 
 def _tall(q: Tensor, r: Tensor, gq: Tensor | None, gr: Tensor | None) -> Tensor:
     """(gQ + Q H) R^-H, where H is Hermitian with the lower triangle of R gR^H - gQ^H Q."""
-    middle = _total(
+    middle = _sum(
         None if gr is None else r @ adjoint(gr), None if gq is None else -(adjoint(gq) @ q)
     )
-    total = _total(gq, q @ hermitian_of(middle))
+    total = _sum(gq, q @ hermitian_of(middle))
     return adjoint(triangular(r, adjoint(total), lower=False))
 
 
 @public
 def qr(a: object, mode: str = "reduced") -> tuple[Tensor, Tensor]:
-    """(Q, R) with a = Q R, as numpy.linalg.qr: (..., m, n) gives (..., m, k), (..., k, n).
+    """(Q, R) with a = Q R, orthonormal columns and an upper triangle, as numpy.linalg.qr.
 
-    k = min(m, n), or m with mode "complete". Householder, so that R may have negative diagonal
-    elements. Gradient: triangular solves with R, of any order; inf or NaN where R is singular, and
-    GradientError for Q with mode "complete" and m > n. Errors: ShapeError, GraphTypeError.
+    By Householder reflections, so that the diagonal of R may be negative. Shapes: (..., m, n) gives
+    (..., m, k) and (..., k, n), k = min(m, n), or m with mode "complete". Dtypes: floats and
+    complex; integers become float32.
+    Gradient: by triangular systems with R, of any order; inf or NaN where R is singular.
+    Raises ShapeError for fewer than two axes, GraphTypeError for another mode, GradientError for
+    the derivative of Q with mode "complete" and m > n.
     """
     if mode not in ("reduced", "complete"):
         raise GraphTypeError(f"qr: mode is 'reduced' or 'complete', got {mode!r}")
@@ -115,11 +128,11 @@ class Eigh(Op):
     def vjp(self, node, cotangents):
         """Giles 2008: V (diag(gw) + (V^H gV) / (w_j - w_i)) V^H, made Hermitian."""
         (w, rows), (gw, g_rows) = node.results, cotangents
-        middle = None if gw is None else FUNCTIONS["diag"](cast(gw, rows.type.dtype))
+        middle = None if gw is None else diag(cast(gw, rows.type.dtype))
         if g_rows is not None:
             turned = (rows @ adjoint(g_rows)) * _gaps(w, rows.type.dtype)
             turned = constant(0.5, rows.type.dtype) * (turned + adjoint(turned))
-            middle = _total(middle, turned)
+            middle = _sum(middle, turned)
         return [adjoint(rows) @ middle @ rows]
 
 
@@ -148,12 +161,14 @@ def _is_lower(op: str, UPLO: object) -> bool:
 
 @public
 def eigh(a: object, UPLO: str = "L") -> tuple[Tensor, Tensor]:
-    """(w, V) with a V = V diag(w) for Hermitian a, as numpy.linalg.eigh; w rises.
+    """(w, v) with a v = v diag(w) for Hermitian a and rising w, as numpy.linalg.eigh.
 
-    Only the triangle UPLO is read. Gradient: V (diag(gw) + F * (V^H gV)) V^H made Hermitian, with
-    F_ij = 1 / (w_j - w_i), 0 where the two are equal: right for what does not depend on the choice
-    of eigenvectors. Matrices with inf or NaN, or where LAPACK does not converge, give NaN. Errors:
-    ShapeError, GraphTypeError.
+    Only the triangle UPLO is read. Shapes: (..., n, n) gives (..., n) and (..., n, n). Dtypes:
+    floats and complex; integers become float32. Matrices with inf or NaN, or where LAPACK does not
+    converge, give NaN.
+    Gradient: v (diag(gw) + f * (v^H gv)) v^H made Hermitian, f_ij = 1 / (w_j - w_i), or 0 where
+    these are equal: right for what does not depend on the choice of eigenvectors.
+    Raises ShapeError for matrices that are not square, GraphTypeError for another UPLO.
     """
     lower = _is_lower("eigh", UPLO)
     w, rows = apply(Eigh, matrices("eigh", a), lower=lower)
@@ -162,7 +177,10 @@ def eigh(a: object, UPLO: str = "L") -> tuple[Tensor, Tensor]:
 
 @public
 def eigvalsh(a: object, UPLO: str = "L") -> Tensor:
-    """Eigenvalues of Hermitian matrices, rising. Gradient: V diag(g) V^H. See `eigh`."""
+    """Eigenvalues of Hermitian matrices, rising: the first result of `eigh`, which see.
+
+    Gradient: v diag(g) v^H.
+    """
     return apply(Eigvalsh, matrices("eigvalsh", a), lower=_is_lower("eigvalsh", UPLO))
 
 
@@ -214,26 +232,26 @@ def _svd_vjp(
     dtype = u.type.dtype
     values = cast(s, dtype)
     row, column = values[..., None, :], values[..., :, None]
-    gaps = _gaps(FUNCTIONS["square"](s), dtype)
-    middle = None if gs is None else FUNCTIONS["diag"](cast(gs, dtype))
+    gaps = _gaps(square(s), dtype)
+    middle = None if gs is None else diag(cast(gs, dtype))
     after, before = None, None
     if gu is not None:
         turned = adjoint(u) @ gu
         skew = turned - adjoint(turned)
-        middle = _total(middle, skew * gaps * row)
+        middle = _sum(middle, skew * gaps * row)
         inverse = _reciprocal(values)
         if is_complex(dtype):
-            phase = FUNCTIONS["diagonal"](skew) * inverse * constant(0.5, dtype)
-            middle = _total(middle, FUNCTIONS["diag"](phase))
+            phase = diagonal(skew) * inverse * constant(0.5, dtype)
+            middle = _sum(middle, diag(phase))
         if u.shape[-2] > u.shape[-1]:
             after = ((gu - u @ turned) * inverse[..., None, :]) @ vh
     if gvh is not None:
         turned = vh @ adjoint(gvh)
-        middle = _total(middle, (turned - adjoint(turned)) * gaps * column)
+        middle = _sum(middle, (turned - adjoint(turned)) * gaps * column)
         if vh.shape[-1] > vh.shape[-2]:
             outside = gvh - (gvh @ adjoint(vh)) @ vh
             before = (u * _reciprocal(values)[..., None, :]) @ outside
-    return _total(u @ middle @ vh, after, before)
+    return _sum(u @ middle @ vh, after, before)
 
 
 @register
@@ -255,20 +273,25 @@ class Svdvals(Op):
 
 @public
 def svd(a: object, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """(U, S, V^H) with a = U diag(S) V^H, as numpy.linalg.svd; S falls.
+    """(u, s, vh) with a = u diag(s) vh and falling s, as numpy.linalg.svd.
 
-    (..., m, n) gives U (..., m, m) and V^H (..., n, n), or k = min(m, n) columns and rows without
-    `full_matrices`. Gradient: Giles 2008; what belongs to equal or zero singular values counts as
-    0, which is right for what does not depend on the choice of vectors. GradientError for U and V^H
-    of a matrix that is not square with `full_matrices`. Matrices with inf or NaN, or where LAPACK
-    does not converge, give NaN. Errors: ShapeError.
+    Shapes: (..., m, n) gives (..., m, m), (..., k), (..., n, n) for k = min(m, n), or without
+    `full_matrices` (..., m, k), (..., k), (..., k, n). Dtypes: floats and complex; integers become
+    float32. Matrices with inf or NaN, or where LAPACK does not converge, give NaN.
+    Gradient: Giles 2008. What belongs to equal or to zero singular values counts as 0: right for
+    what does not depend on the choice of vectors.
+    Raises ShapeError for fewer than two axes, GradientError for the derivative of u and vh with
+    `full_matrices` where m and n differ.
     """
     return apply(Svd, matrices("svd", a, square=False), full=bool(full_matrices))
 
 
 @public
 def svdvals(a: object) -> Tensor:
-    """Singular values, falling. Gradient: U diag(g) V^H. See `svd`."""
+    """Singular values, falling: the second result of `svd`, which see.
+
+    Gradient: u diag(g) vh.
+    """
     return apply(Svdvals, matrices("svdvals", a, square=False))
 
 
@@ -288,29 +311,34 @@ def _pinv(y, g, a):
 
 @public
 def pinv(a: object, rcond: float | None = None) -> Tensor:
-    """Moore-Penrose inverse (..., n, m) of (..., m, n), through singular values.
+    """Moore-Penrose inverse by singular values, of which those up to `rcond` times the largest
+    count as 0.
 
-    Those up to `rcond` times the largest count as 0; by default max(m, n) times the rounding error
-    of the dtype. Gradient: of any order, without dividing by differences of singular values; it
-    takes the rank as constant. Errors: ShapeError.
+    `rcond` is by default max(m, n) times the rounding error of the dtype. Shapes: (..., m, n) gives
+    (..., n, m). Dtypes: floats and complex; integers become float32.
+    Gradient: Golub and Pereyra 1973, for changes that keep the rank; of any order, and without
+    differences of singular values.
+    Raises ShapeError for fewer than two axes.
     """
     t = matrices("pinv", a, square=False)
     if t.size == 0:
-        return FUNCTIONS["broadcast_to"](constant(0, t.type.dtype), t.mT.shape)
+        return broadcast_to(constant(0, t.type.dtype), t.mT.shape)
     if rcond is None:
         rcond = max(t.shape[-2:]) * float(np.finfo(real_of(t.type.dtype)).eps)
+    rcond = number("pinv", "rcond", rcond, positive=False)
     u, s, vh = decomposed(t)
-    kept = s > FUNCTIONS["max"](s, -1, keepdims=True) * rcond
-    inverse = FUNCTIONS["where"](kept, _reciprocal(s), constant(0, s.type.dtype))
+    kept = s > largest(s, -1, keepdims=True) * rcond
+    inverse = where(kept, _reciprocal(s), constant(0, s.type.dtype))
     value = (adjoint(vh) * cast(inverse, t.type.dtype)[..., None, :]) @ adjoint(u)
     return apply(_pinv, t, value)
 
 
 @public
 def lstsq(a: object, b: object, rcond: float | None = None) -> Tensor:
-    """The x of least norm that minimises the norm of a x - b: pinv(a) @ b.
+    """The x of least norm among those that minimise the norm of a x - b: pinv(a, rcond) @ b.
 
-    a (..., m, n), b (m,) or (..., m, k). `rcond` and gradient as in `pinv`. Errors: ShapeError.
+    Shapes: a (..., m, n), b (m,) or (..., m, k). Dtypes and gradient: as `pinv`.
+    Raises ShapeError where the sizes do not fit.
     """
     a, b = promoted("lstsq", [a, b], floating=True)
     a = matrices("lstsq", a, square=False)
@@ -323,25 +351,27 @@ def lstsq(a: object, b: object, rcond: float | None = None) -> Tensor:
 def matrix_norm(x: object, ord: object = "fro", keepdims: bool = False) -> Tensor:
     """Norm of the matrices on the last two axes, as numpy.linalg.matrix_norm.
 
-    "fro": root of the sum of squares; "nuc": sum of singular values; 2, -2: largest and smallest
-    singular value; 1, -1, inf, -inf: largest or smallest sum of magnitudes of a column (1) or row.
-    Gradient of "fro" at 0 is 0. Errors: ShapeError, GraphTypeError for another `ord`.
+    `ord` "fro": root of the sum of squares; "nuc": sum of the singular values; 2 or -2: the largest
+    or smallest one; 1, -1, inf, -inf: largest or smallest sum of magnitudes of a column (1) or row
+    (inf).
+    Shapes: (..., m, n) gives (...), or (..., 1, 1) with `keepdims`. Dtypes: floats and complex.
+    Gradient: that of the parts; of "fro" at 0 it is 0.
+    Raises ShapeError for fewer than two axes, GraphTypeError for another `ord`.
     """
     t = matrices("matrix_norm", x, square=False)
-    size = FUNCTIONS["abs"](t)
-    total, most, least = (FUNCTIONS[name] for name in ("sum", "max", "min"))
+    size = magnitude(t)
     if ord == "fro":
-        squares = total(FUNCTIONS["square"](size), (-2, -1))
+        squares = sum(square(size), (-2, -1))
         zero, one = constant(0, squares.type.dtype), constant(1, squares.type.dtype)
-        held = FUNCTIONS["where"](squares == zero, one, squares)
-        norm = FUNCTIONS["where"](squares == zero, zero, FUNCTIONS["sqrt"](held))
+        held = where(squares == zero, one, squares)
+        norm = where(squares == zero, zero, sqrt(held))
     elif ord == "nuc":
-        norm = total(svdvals(t), -1)
+        norm = sum(svdvals(t), -1)
     elif ord in (2, -2):
         norm = svdvals(t)[..., 0 if ord == 2 else -1]
     elif ord in (1, -1, np.inf, -np.inf):
-        sums = total(size, -2 if abs(ord) == 1 else -1)
-        norm = (most if ord > 0 else least)(sums, -1)
+        sums = sum(size, -2 if abs(ord) == 1 else -1)
+        norm = (largest if ord > 0 else smallest)(sums, -1)
     else:
         raise GraphTypeError(
             f"matrix_norm: ord is 'fro', 'nuc', 2, -2, 1, -1, inf or -inf, got {ord!r}"

@@ -15,15 +15,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from staticgraph.ir import FUNCTIONS, INPUT, Graph, Tensor, apply, building
+from staticgraph.ir import INPUT, Graph, Tensor, apply, building
 from staticgraph.op import OPS, cast, constant, public
 from staticgraph.ops.decompose import decomposed
+from staticgraph.ops.elementwise import abs, conj, imag, log, sign, where
 from staticgraph.ops.linalg import (
     LuInverse,
     factors,
     implicit,
     inverse,
 )
+from staticgraph.ops.matrix import diag, diagonal
+from staticgraph.ops.reduce import any, max, min, prod, sum
 from staticgraph.ops.triangular import adjoint, matrices
 from staticgraph.types import is_complex, real_of
 
@@ -31,8 +34,8 @@ from staticgraph.types import is_complex, real_of
 def _value(a: Tensor) -> Tensor:
     """The determinant without a derivative."""
     lu, _, parity, _ = factors(a)
-    pivots = FUNCTIONS["diagonal"](lu)
-    return FUNCTIONS["prod"](pivots, -1) * cast(parity, lu.type.dtype)
+    pivots = diagonal(lu)
+    return prod(pivots, -1) * cast(parity, lu.type.dtype)
 
 
 def determinant(a: Tensor) -> Tensor:
@@ -41,18 +44,16 @@ def determinant(a: Tensor) -> Tensor:
 
 @implicit
 def _det(y, g, a):
-    return [g[..., None, None] * FUNCTIONS["conj"](_cofactor_matrix(a))]
+    return [g[..., None, None] * conj(_cofactor_matrix(a))]
 
 
 @implicit
 def _cofactor(y, g, a):
-    conj = FUNCTIONS["conj"]
     return [conj(_second(a, conj(g)))]
 
 
 @implicit
 def _det_second(y, g, a, e):
-    conj = FUNCTIONS["conj"]
     return [conj(_third(a, e, conj(g))), conj(_second(a, conj(g)))]
 
 
@@ -83,8 +84,8 @@ def _second(a: Tensor, e: Tensor) -> Tensor:
         left, values, right, sign = _frame(a)
         pairs = _products_without(values, 2)
         inner = left.mT @ e @ right.mT
-        along = (pairs @ FUNCTIONS["diagonal"](inner)[..., None])[..., 0]
-        return sign * (left @ (FUNCTIONS["diag"](along) - pairs * inner.mT) @ right)
+        along = (pairs @ diagonal(inner)[..., None])[..., 0]
+        return sign * (left @ (diag(along) - pairs * inner.mT) @ right)
 
     # The first form subtracts terms that grow with the condition, and loses what they exceed.
     return apply(_det_second, a, e, _by_pivots(eps ** (1 / 3), a, (e,), regular, singular))
@@ -101,14 +102,13 @@ def _third(a: Tensor, e: Tensor, g: Tensor) -> Tensor:
 
 def _dot(y: Tensor, e: Tensor) -> Tensor:
     """trace(y e) as 1 x 1 matrices."""
-    return FUNCTIONS["sum"](y.mT * e, (-2, -1), keepdims=True)
+    return sum(sum(y.mT * e, -1, keepdims=True), -2, keepdims=True)
 
 
 def _frame(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """conj(U), S, conj(V^H) and e of the module's text."""
     u, values, vh = decomposed(a)
     sign = (_value(u) * _value(vh))[..., None, None]
-    conj = FUNCTIONS["conj"]
     return conj(u), cast(values, a.type.dtype), conj(vh), sign
 
 
@@ -116,7 +116,6 @@ def _products_without(values: Tensor, count: int) -> Tensor:
     """Products of all values but the i-th, or (`count` 2) all but the i-th and j-th, 0 if i = j."""
     n, dtype = values.shape[-1], values.type.dtype
     same = np.eye(n, dtype=bool)
-    where, prod = FUNCTIONS["where"], FUNCTIONS["prod"]
     if count == 1:
         return prod(where(constant(same), constant(1, dtype), values[..., None, :]), -1)
     left_out = constant(same[:, None, :] | same[None, :, :])
@@ -132,9 +131,9 @@ def _by_pivots(
     if a.size == 0:
         return a
     lu, perm, _, _ = factors(a)
-    pivots = FUNCTIONS["abs"](FUNCTIONS["diagonal"](lu))
-    least, most = FUNCTIONS["min"](pivots, -1), FUNCTIONS["max"](pivots, -1)
-    small = FUNCTIONS["any"](least <= float(limit) * most)
+    pivots = abs(diagonal(lu))
+    least, most = min(pivots, -1), max(pivots, -1)
+    small = any(least <= float(limit) * most)
     operands = (a, _value(a)[..., None, None], lu, perm, *more)
     branches = (
         lambda a, det, lu, perm, *more: singular(a, *more),
@@ -151,12 +150,14 @@ def _by_pivots(
 
 @public
 def det(a: object) -> Tensor:
-    """Determinant over the last two axes: (..., n, n) -> (...); float or complex.
+    """Determinants over the last two axes: the product of LU pivots, 0 for a singular matrix.
 
-    The product of LU pivots; 0 for a singular matrix. Gradient: g cofactor(a), which is
-    g det(a) a^-T where there is an inverse; first and second derivative hold at singular matrices
-    too, higher ones raise NumericError there. Overflows where `slogdet` does not. Errors:
-    ShapeError for matrices that are not square. BHG 10.17.
+    Overflows where `slogdet` does not. Shapes: (..., n, n) gives (...). Dtypes: floats and complex;
+    integers become float32.
+    Gradient: g cofactor(a), which is g det(a) a^-T where there is an inverse. First and second
+    derivative hold at singular matrices too; higher ones raise NumericError there when they run.
+    Raises ShapeError for matrices that are not square.
+    Source: BHG 10.17.
     """
     return determinant(matrices("det", a))
 
@@ -171,33 +172,40 @@ def _det_sign(y, g, a):
     """Only a complex sign moves: by i sign Im(trace(a^-1 da))."""
     if not is_complex(y.type.dtype):
         return [None]
-    turn = -FUNCTIONS["imag"](FUNCTIONS["conj"](g) * y)
+    turn = -imag(conj(g) * y)
     return [(turn * constant(1j, y.type.dtype))[..., None, None] * adjoint(inverse(a, "slogdet"))]
 
 
 @public
 def slogdet(a: object) -> tuple[Tensor, Tensor]:
-    """(sign, ln abs(det a)) over the last two axes, as numpy.linalg.slogdet.
+    """(sign, ln abs(det a)) over the last two axes, as numpy.linalg.slogdet; (0, -inf) if singular.
 
-    From LU pivots, so that nothing over- or underflows; (0, -inf) for a singular matrix. Gradient
-    of the logarithm: g a^-H, of any order; NumericError when it runs where a is singular. The sign
-    of a real matrix has none. BHG 10.18.
+    The sum of logarithms of LU pivots, so that nothing over- or underflows. Shapes: (..., n, n)
+    gives (...) twice. Dtypes: floats and complex; integers become float32.
+    Gradient: of the logarithm g a^-H, of any order; a real sign has none.
+    Raises ShapeError for matrices that are not square; the gradient raises NumericError when it
+    runs for a singular one.
+    Source: BHG 10.18.
     """
     t = matrices("slogdet", a)
     lu, _, parity, _ = factors(t)
-    pivots = FUNCTIONS["diagonal"](lu)
-    size = FUNCTIONS["abs"](pivots)
+    pivots = diagonal(lu)
+    size = abs(pivots)
     if is_complex(t.type.dtype):
-        held = FUNCTIONS["where"](size > 0, size, constant(1, size.type.dtype))
+        held = where(size > 0, size, constant(1, size.type.dtype))
         signs = pivots / cast(held, pivots.type.dtype)
     else:
-        signs = FUNCTIONS["sign"](pivots)
-    sign = FUNCTIONS["prod"](signs, -1) * cast(parity, lu.type.dtype)
-    logarithm = FUNCTIONS["sum"](FUNCTIONS["log"](size), -1)
-    return apply(_det_sign, t, sign), apply(_logabsdet, t, logarithm)
+        signs = sign(pivots)
+    total = prod(signs, -1) * cast(parity, lu.type.dtype)
+    logarithm = sum(log(size), -1)
+    return apply(_det_sign, t, total), apply(_logabsdet, t, logarithm)
 
 
 @public
 def logdet(a: object) -> Tensor:
-    """ln abs(det a): the second result of `slogdet`. BHG 10.18."""
+    """ln abs(det a) over the last two axes: the second result of `slogdet`, which see.
+
+    Gradient: g a^-H, of any order.
+    Source: BHG 10.18.
+    """
     return slogdet(matrices("logdet", a))[1]

@@ -13,11 +13,15 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import ShapeError
-from staticgraph.ir import FUNCTIONS, Op, Tensor, apply
+from staticgraph.ir import Op, Tensor, apply
 from staticgraph.nest import Nest, axes
 from staticgraph.op import NestOp, add_op, cast, constant, promoted, public, register
+from staticgraph.ops.create import arange, eye
+from staticgraph.ops.elementwise import conj, not_equal, where
 from staticgraph.ops.gather import Check
-from staticgraph.ops.matrix import integer
+from staticgraph.ops.matrix import integer, tril, triu
+from staticgraph.ops.reduce import max as largest
+from staticgraph.ops.shape import broadcast_to, sum_to
 from staticgraph.ops.triangular import adjoint, hermitian_of, matrices, right_side, triangular
 from staticgraph.types import TensorType, broadcast_shapes, is_differentiable
 
@@ -53,9 +57,9 @@ def checked(x: Tensor, info: Tensor, message: str) -> Tensor:
     """x, with a test when it runs that `info` is 0 for all matrices."""
     if info.size == 0:
         return x
-    bad = FUNCTIONS["not_equal"](info, constant(0, "int32"))
+    bad = not_equal(info, constant(0, "int32"))
     from_end = constant(np.arange(info.size, 0, -1, "int64").reshape(info.shape))
-    status = FUNCTIONS["max"](FUNCTIONS["where"](bad, from_end, constant(0, "int64")))
+    status = largest(where(bad, from_end, constant(0, "int64")))
     return apply(Check, x, status, message=message, batch=info.shape)
 
 
@@ -171,11 +175,13 @@ def inverse(a: Tensor, who: str) -> Tensor:
 
 @public
 def inv(a: object) -> Tensor:
-    """Inverse matrices X^-1 over the last two axes; the leading axes are a batch.
+    """Inverse matrices over the last two axes.
 
-    (..., n, n), float or complex (integers become float32). Gradient: -Y^H g Y^H on the result Y,
-    of any order. Errors: ShapeError for matrices that are not square; NumericError when it runs
-    where a pivot is exactly 0, naming the place in the batch. NaN gives NaN. BHG 10.16.
+    Shapes: (..., n, n) as it is. Dtypes: floats and complex; integers become float32.
+    Gradient: -y^H g y^H for the result y, of any order. NaN gives NaN.
+    Raises ShapeError for matrices that are not square, and when it runs NumericError, with the
+    place in the batch, for a singular one: where a pivot is exactly 0.
+    Source: BHG 10.16.
     """
     return inverse(matrices("inv", a), "inv")
 
@@ -183,7 +189,6 @@ def inv(a: object) -> Tensor:
 @implicit
 def _solve(x, g, a, b):
     gb = _solved(a, g, adjoint_of=True)
-    sum_to = FUNCTIONS["sum_to"]
     return [sum_to(-(gb @ adjoint(x)), a.shape), sum_to(gb, b.shape)]
 
 
@@ -193,18 +198,19 @@ def _solved(a: Tensor, b: Tensor, *, adjoint_of: bool = False) -> Tensor:
     perm = checked(perm, info, "solve: the matrix is singular, a pivot is exactly 0")
     if not adjoint_of:
         return apply(_solve, a, b, apply(LuSolve, lu, perm, b, transpose=False))
-    conj = FUNCTIONS["conj"]
     x = apply(LuSolve, lu, perm, conj(b), transpose=True)
     return apply(_solve, adjoint(a), b, conj(x))
 
 
 @public
 def solve(a: object, b: object) -> Tensor:
-    """The x with a x = b, as numpy.linalg.solve: b is a vector (n,) or matrices (..., n, k).
+    """The x with a x = b, as numpy.linalg.solve: better than inv(a) @ b.
 
-    Leading axes broadcast. LU with pivots; better than inv(a) @ b. Gradient: gb = solve(a^H, g),
-    ga = -gb x^H, with the same factors, of any order. Errors: ShapeError where sizes do not fit;
-    NumericError when it runs where a pivot is exactly 0, naming the place in the batch.
+    Shapes: a (..., n, n), b (n,) or (..., n, k); leading axes broadcast. Dtypes: floats and
+    complex, promoted to one dtype; integers become float32.
+    Gradient: gb = a^-H g and ga = -gb x^H by the same factors, of any order. NaN gives NaN.
+    Raises ShapeError where sizes do not fit, and when it runs NumericError, with the place in the
+    batch, for a singular matrix: where a pivot is exactly 0.
     """
     a, b = promoted("solve", [a, b], floating=True)
     a = matrices("solve", a)
@@ -216,47 +222,49 @@ def solve(a: object, b: object) -> Tensor:
 @implicit
 def _lu_packed(y, g, a, perm):
     """With X = L^-1 da[:, perm] U^-1: dL = L tril(X), dU = striu(X) U."""
-    tril, triu, n = FUNCTIONS["tril"], FUNCTIONS["triu"], y.shape[-1]
-    unit_upper = triu(y, 1) + FUNCTIONS["eye"](n, dtype=y.type.dtype)
+    n = y.shape[-1]
+    unit_upper = triu(y, 1) + eye(n, dtype=y.type.dtype)
     z = tril(adjoint(tril(y)) @ tril(g)) + triu(triu(g, 1) @ adjoint(unit_upper), 1)
     z = triangular(y, z, lower=True, trans="C")
     z = adjoint(triangular(y, adjoint(z), lower=False, unit=True))
-    columns = perm[..., None] == FUNCTIONS["arange"](n, dtype="int32")
+    columns = perm[..., None] == arange(n, dtype="int32")
     return [z @ cast(columns, y.type.dtype), None]
 
 
 @public
 def lu(a: object) -> tuple[Tensor, Tensor, Tensor]:
-    """(P, L, U) with a = P L U, as scipy.linalg.lu: P a permutation, L unit lower, U upper.
+    """(P, L, U) with a = P L U, as scipy.linalg.lu: a permutation, unit lower and upper triangular.
 
-    Square matrices on the last two axes. A singular matrix has its 0 on the diagonal of U. Gradient
-    through L and U: triangular solves, of any order; inf or NaN where U is singular.
+    Shapes: three times (..., n, n). Dtypes: floats and complex; integers become float32.
+    Gradient: through L and U, by triangular systems, of any order; inf or NaN where U is singular.
+    Raises ShapeError for matrices that are not square.
     """
     t = matrices("lu", a)
     packed, perm, _, _ = factors(t.mT)
     packed = apply(_lu_packed, t.mT, perm, packed)
     n, dtype = t.shape[-1], t.type.dtype
-    rows = FUNCTIONS["arange"](n, dtype="int32")[:, None]
-    lower = FUNCTIONS["triu"](packed, 1).mT + FUNCTIONS["eye"](n, dtype=dtype)
+    rows = arange(n, dtype="int32")[:, None]
+    lower = triu(packed, 1).mT + eye(n, dtype=dtype)
     return (
         cast(perm[..., None, :] == rows, dtype),
         lower,
-        FUNCTIONS["tril"](packed).mT,
+        tril(packed).mT,
     )
 
 
 @public
 def matrix_power(a: object, n: int) -> Tensor:
-    """a multiplied n times by itself; n = 0 gives the identity, n < 0 a power of the inverse.
+    """a multiplied n times by itself: the identity for n = 0, a power of the inverse for n < 0.
 
-    Square matrices on the last two axes. By repeated squaring; gradient: that of its products.
-    Errors: as `inv` for n < 0; GraphTypeError where n is no int.
+    By repeated squaring. Shapes: (..., m, m) as it is. Dtypes: as `inv`.
+    Gradient: that of the products.
+    Raises what `inv` raises, GraphTypeError for an n that is no int.
     """
     n = integer("matrix_power", "n", n)
     t = matrices("matrix_power", a)
     if n == 0:
-        unit = FUNCTIONS["eye"](t.shape[-1], dtype=t.type.dtype)
-        return FUNCTIONS["broadcast_to"](unit, t.shape)
+        unit = eye(t.shape[-1], dtype=t.type.dtype)
+        return broadcast_to(unit, t.shape)
     square = inverse(t, "matrix_power") if n < 0 else t
     result, n = None, abs(n)
     while n:
@@ -300,12 +308,12 @@ def _cholesky(y, g, a):
 
 @public
 def cholesky(a: object, *, upper: bool = False) -> Tensor:
-    """The triangular L with L L^H = a (with `upper`, U with U^H U = a), as numpy.linalg.cholesky.
+    """The lower triangular L with L L^H = a, or U = L^H with `upper`, as numpy.linalg.cholesky.
 
-    Hermitian positive definite matrices on the last two axes; only the triangle that is returned is
-    read. Gradient: Hermitian, by triangular solves, of any order. Errors: ShapeError for matrices
-    that are not square; NumericError when it runs where a is not positive definite (NaN counts as
-    that), naming the place in the batch.
+    Only the triangle that is returned is read. Shapes: (..., n, n) as it is. Dtypes: as `inv`.
+    Gradient: Hermitian, by triangular systems, of any order.
+    Raises ShapeError for matrices that are not square, and when it runs NumericError, with the
+    place in the batch, for a matrix that is not positive definite; NaN counts as that.
     """
     t = matrices("cholesky", a)
     t = adjoint(t) if upper else t

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Tensor, apply
 from staticgraph.nest import Nest, broadcast_index
-from staticgraph.op import NestOp, promoted, public, register
+from staticgraph.op import NestOp, normalize_axis, promoted, public, register
 from staticgraph.types import TensorType, broadcast_shapes
 
 
@@ -66,12 +68,18 @@ def matmul_(a: Tensor, b: Tensor) -> Tensor:
 
 
 @public
-def matmul(x1: object, x2: object) -> Tensor:
+def matmul(
+    x1: object, x2: object, *, transpose_a: bool = False, transpose_b: bool = False
+) -> Tensor:
     """Matrix product as numpy.matmul: 1-d operands are a row or a column, leading axes broadcast.
 
-    Gradient: (g x2^T, x1^T g). Catalogue 3.8.
+    `transpose_a` and `transpose_b` take the transpose of an operand's last two axes, without a
+    copy. Gradient: (g x2^T, x1^T g), any order. Raises ShapeError where the inner axes differ. BHG
+    9.7.
     """
     a, b = promoted("matmul", [x1, x2])
+    a = a.mT if transpose_a and a.ndim > 1 else a
+    b = b.mT if transpose_b and b.ndim > 1 else b
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(
             f"matmul: 0-d operands ({a.type} and {b.type}) have no matrix product; use *"
@@ -95,9 +103,16 @@ def matmul(x1: object, x2: object) -> Tensor:
 
 
 @public
-def linear(x: object, weight: object, bias: object = None) -> Tensor:
-    """x W^T + b with W (out, in), as PyTorch. Catalogue 3.1."""
+def linear(x: object, weight: object, bias: object = None, base_axis: int = -1) -> Tensor:
+    """x W^T + b with W (out, in), as PyTorch; axes of x from `base_axis` on are flattened to in.
+
+    x (..., in), bias (out,), result (..., out). Gradient: dx = g W, dW = g^T x, db = sum of g over
+    the leading axes; any order. Raises ShapeError where x, weight and bias do not fit. BHG 2.1.
+    """
     x, weight = promoted("linear", [x, weight])
+    if x.ndim:
+        first = normalize_axis("linear", base_axis, x.ndim)
+        x = x if first == x.ndim - 1 else FUNCTIONS["reshape"](x, _flat(x.shape, first))
     if x.ndim == 0 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"linear: x {x.type} needs a weight of shape"
@@ -105,3 +120,8 @@ def linear(x: object, weight: object, bias: object = None) -> Tensor:
         )
     y = matmul(x, FUNCTIONS["transpose"](weight))
     return y if bias is None else FUNCTIONS["add"](y, bias)
+
+
+def _flat(shape: tuple[int, ...], first: int) -> tuple[int, ...]:
+    """The shape with all axes from `first` on as one."""
+    return (*shape[:first], prod(shape[first:]))

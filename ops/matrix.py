@@ -7,7 +7,7 @@ from math import prod
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import Tensor, apply
 from staticgraph.nest import Nest, axes
 from staticgraph.op import (
     NestOp,
@@ -18,6 +18,9 @@ from staticgraph.op import (
     register,
     tensor_argument,
 )
+from staticgraph.ops.join import stack, unstack
+from staticgraph.ops.matmul import matmul
+from staticgraph.ops.shape import permute_dims, reshape
 from staticgraph.types import TensorType
 
 
@@ -129,8 +132,10 @@ def integer(op: str, name: str, value: object) -> int:
 def diag(x: object, offset: int = 0) -> Tensor:
     """Square matrices with x on a diagonal: y[..., i, i + offset] = x[..., i], 0 elsewhere.
 
-    (..., n) becomes (..., m, m), m = n + abs(offset). Also `diag_embed`. Any dtype. Linear;
-    gradient and adjoint: `diagonal`. Errors: ShapeError for a 0-d tensor. BHG 10.14.
+    Also `diag_embed`. Shapes: (..., n) gives (..., m, m), m = n + abs(offset). Dtypes: all.
+    Gradient: `diagonal` of g, which is also the adjoint.
+    Raises ShapeError for a scalar, GraphTypeError for an offset that is no int.
+    Source: BHG 10.14.
     """
     t = tensor_argument("diag", x)
     offset = integer("diag", "offset", offset)
@@ -148,7 +153,10 @@ def diagonal(x: object, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Te
     """A diagonal of two axes, put last: y[..., i] = x[..., i, i + offset].
 
     By default of the last two axes, so that it undoes `diag` (array API; numpy.diagonal takes the
-    first two). Any dtype. Linear; gradient and adjoint: `diag`. BHG 10.15.
+    first two). Shapes: (..., n, m) gives (..., k). Dtypes: all.
+    Gradient: `diag` of g, which is also the adjoint.
+    Raises ShapeError for fewer than two axes or one axis twice, GraphTypeError for no int.
+    Source: BHG 10.15.
     """
     t = matrix_argument("diagonal", x)
     offset = integer("diagonal", "offset", offset)
@@ -156,34 +164,50 @@ def diagonal(x: object, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Te
     if first == second:
         raise ShapeError(f"diagonal: axis1 and axis2 are both axis {first} of {t.type}")
     order = [a for a in range(t.ndim) if a not in (first, second)]
-    moved = FUNCTIONS["permute_dims"](t, (*order, first, second))
+    moved = permute_dims(t, (*order, first, second))
     return apply(DIAGONAL, moved, offset=offset)
 
 
 @public
 def tril(x: object, k: int = 0) -> Tensor:
-    """The lower triangle: x[..., i, j] where j - i <= k, else 0. Linear and its own adjoint."""
+    """The lower triangle: x[..., i, j] where j - i <= k, 0 elsewhere.
+
+    Shapes: (..., n, m) as it is. Dtypes: all.
+    Gradient: tril(g, k); it is its own adjoint.
+    Raises ShapeError for fewer than two axes, GraphTypeError for a k that is no int.
+    """
     return apply(TRIL, matrix_argument("tril", x), k=integer("tril", "k", k))
 
 
 @public
 def triu(x: object, k: int = 0) -> Tensor:
-    """The upper triangle: x[..., i, j] where j - i >= k, else 0. Linear and its own adjoint."""
+    """The upper triangle: x[..., i, j] where j - i >= k, 0 elsewhere.
+
+    Shapes: (..., n, m) as it is. Dtypes: all.
+    Gradient: triu(g, k); it is its own adjoint.
+    Raises ShapeError for fewer than two axes, GraphTypeError for a k that is no int.
+    """
     return apply(TRIU, matrix_argument("triu", x), k=integer("triu", "k", k))
 
 
 @public
 def outer(a: object, b: object) -> Tensor:
-    """y[i, j] = a[i] b[j] of two tensors taken as vectors, as numpy.outer."""
+    """y[i, j] = a[i] b[j] for two tensors taken as vectors, as numpy.outer.
+
+    Shapes: any; the result is (a.size, b.size). Dtypes: numbers, promoted to one dtype.
+    Gradient: (g b, g^T a).
+    """
     a, b = promoted("outer", [a, b])
-    return FUNCTIONS["reshape"](a, (a.size, 1)) * FUNCTIONS["reshape"](b, (1, b.size))
+    return reshape(a, (a.size, 1)) * reshape(b, (1, b.size))
 
 
 @public
 def inner(a: object, b: object) -> Tensor:
-    """Sum of products over the last axes, as numpy.inner: (..., k), (..., k) -> (..., ...).
+    """Sums of products over the last axes, as numpy.inner.
 
-    Errors: ShapeError where the last axes differ. Gradient: matrix products.
+    Shapes: (*m, k) and (*n, k) give (*m, *n); a scalar multiplies. Dtypes: promoted to one dtype.
+    Gradient: products of matrices.
+    Raises ShapeError where the last axes differ.
     """
     a, b = promoted("inner", [a, b])
     if a.ndim == 0 or b.ndim == 0:
@@ -191,28 +215,33 @@ def inner(a: object, b: object) -> Tensor:
     size = a.shape[-1]
     if b.shape[-1] != size:
         raise ShapeError(f"inner: needs last axes of one size, got {a.type} and {b.type}")
-    reshape = FUNCTIONS["reshape"]
     left, right = (reshape(t, (prod(t.shape[:-1]), size)) for t in (a, b))
-    return reshape(FUNCTIONS["matmul"](left, right.mT), (*a.shape[:-1], *b.shape[:-1]))
+    return reshape(matmul(left, right.mT), (*a.shape[:-1], *b.shape[:-1]))
 
 
 @public
 def kron(a: object, b: object) -> Tensor:
-    """Kronecker product, as numpy.kron: every element of a times all of b, block by block."""
+    """Kronecker product, as numpy.kron: each element of a times all of b, block beside block.
+
+    Shapes: sizes multiply; the shorter shape gets leading axes of size 1. Dtypes: promoted to one.
+    Gradient: sums of g times the other operand over its blocks.
+    """
     a, b = promoted("kron", [a, b])
     rank = max(a.ndim, b.ndim)
     left, right = ((1,) * (rank - t.ndim) + t.shape for t in (a, b))
     spread = [n for m in left for n in (m, 1)], [n for m in right for n in (1, m)]
-    product = FUNCTIONS["reshape"](a, tuple(spread[0])) * FUNCTIONS["reshape"](b, tuple(spread[1]))
+    product = reshape(a, tuple(spread[0])) * reshape(b, tuple(spread[1]))
     shape = tuple(m * n for m, n in zip(left, right, strict=True))
-    return FUNCTIONS["reshape"](product, shape)
+    return reshape(product, shape)
 
 
 @public
 def cross(a: object, b: object, axis: int = -1) -> Tensor:
-    """Cross product of vectors of 3 elements along `axis`; the other axes broadcast.
+    """Cross product of vectors of 3 elements along `axis`.
 
-    Errors: ShapeError for another size. Gradient: (b x g, g x a).
+    Shapes: the other axes broadcast. Dtypes: numbers, promoted to one dtype.
+    Gradient: (b x g, g x a).
+    Raises ShapeError for vectors of another size.
     """
     a, b = promoted("cross", [a, b])
     rank = max(a.ndim, b.ndim)
@@ -221,6 +250,6 @@ def cross(a: object, b: object, axis: int = -1) -> Tensor:
         place = normalize_axis("cross", axis, rank) - rank
         if -place > t.ndim or t.shape[place] != 3:
             raise ShapeError(f"cross: needs 3 elements along axis {axis}, got {a.type}, {b.type}")
-        parts.append(FUNCTIONS["unstack"](t, place))
+        parts.append(unstack(t, place))
     (x, y, z), (u, v, w) = parts
-    return FUNCTIONS["stack"]([y * w - z * v, z * u - x * w, x * v - y * u], place)
+    return stack([y * w - z * v, z * u - x * w, x * v - y * u], place)

@@ -34,7 +34,7 @@ from staticgraph.ops.elementwise import (
     subtract,
 )
 from staticgraph.ops.reduce import max, mean, sum
-from staticgraph.ops.shape import reshape
+from staticgraph.ops.shape import broadcast_to, reshape
 from staticgraph.types import is_complex, is_differentiable
 
 
@@ -180,6 +180,13 @@ def _channels(op: str, x: Tensor) -> None:
         raise ShapeError(f"{op}: needs x (N, C, ...), got {x.type}")
 
 
+def _check_channels(op: str, role: str, p: Tensor | None, x: Tensor) -> None:
+    if p is not None and p.shape != x.shape[1:2]:
+        raise ShapeError(
+            f"{op}: {role} must have shape {x.shape[1:2]} for x {x.type}, got {p.type}"
+        )
+
+
 @public
 def group_norm(
     x: object, num_groups: int, weight: object = None, bias: object = None, eps: float = 1e-5
@@ -200,9 +207,13 @@ def group_norm(
         raise GraphTypeError(f"group_norm: num_groups is an int, got {num_groups!r}")
     if num_groups < 1 or channels % num_groups:
         raise ShapeError(f"group_norm: {channels} channels do not divide into {num_groups} groups")
+    # Weight and bias take the shape of the groups, so that all is one pass over the split channels.
     parts = (t.shape[0], int(num_groups), channels // int(num_groups), *t.shape[2:])
+    for role, p in (("weight", w), ("bias", b)):
+        _check_channels("group_norm", role, p, t)
+    w, b = (None if p is None else reshape(p, parts[1:3]) for p in (w, b))
     y = _standardized("group_norm", reshape(t, parts), range(2, len(parts)), eps)
-    return _affine("group_norm", reshape(y, t.shape), w, b, (1,))
+    return reshape(_affine("group_norm", y, w, b, (1, 2)), t.shape)
 
 
 @public
@@ -234,7 +245,14 @@ def instance_norm(
         y = _standardized("instance_norm", t, over, eps)
     else:
         y = subtract(t, mean(t, tuple(over), keepdims=True))
-    return _affine("instance_norm", y, w, b, (1,))
+    if across_channels:
+        return _affine("instance_norm", y, w, b, (1,))
+    # One weight per sample and channel: its derivative is a sum over the axes of the statistics,
+    # in the same pass, and a small one over the samples.
+    for role, p in (("weight", w), ("bias", b)):
+        _check_channels("instance_norm", role, p, t)
+    w, b = (None if p is None else broadcast_to(p, t.shape[:2]) for p in (w, b))
+    return _affine("instance_norm", y, w, b, (0, 1))
 
 
 # ---------------------------------------------------------------------------- over the batch

@@ -12,7 +12,7 @@ import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import Tensor, apply
-from staticgraph.op import cast, constant, normalize_axis, promoted, public
+from staticgraph.op import cast, constant, normalize_axis, promoted, public, tensor_argument
 from staticgraph.ops.activation import PRELU
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import (
@@ -32,6 +32,7 @@ from staticgraph.ops.elementwise import (
     subtract,
     where,
 )
+from staticgraph.ops.index import take_known
 from staticgraph.ops.randombits import (
     MANTISSA,
     bits,
@@ -46,6 +47,7 @@ from staticgraph.ops.randombits import (
 )
 from staticgraph.ops.reduce import argmax
 from staticgraph.ops.shape import broadcast_to, moveaxis
+from staticgraph.ops.sort import argsort
 from staticgraph.types import as_dtype, as_shape, broadcast_shapes, is_float, is_integer
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "gumbel",
     "key",
     "normal",
+    "permutation",
     "randint",
     "split",
     "truncated_normal",
@@ -238,6 +241,24 @@ def randint(key: object, shape: object, low: int, high: int, dtype: object = "in
     elif span < 1 << 64:
         raw = remainder(raw, span)
     return add(cast(raw, name), int(low))
+
+
+def permutation(key: object, x: object, axis: int = 0) -> Tensor:
+    """0..x-1 in random order for an int x, else x with its slices along `axis` in random order.
+
+    The order is that of 64 random bits for each: all permutations are equally likely.
+    Gradient: that of `take`, back to where the slices came from.
+    Raises ShapeError for an axis out of range, GraphTypeError where x has no axis.
+    Source: catalogue 8.
+    """
+    op = "random.permutation"
+    if isinstance(x, (int, np.integer)) and not isinstance(x, bool):
+        return argsort(random_bits(op, key, (int(x),), "uint64"))
+    t = tensor_argument(op, x)
+    if not t.shape:
+        raise GraphTypeError(f"{op}: x must be an int or have an axis, got {t.type}")
+    a = normalize_axis(op, axis, t.ndim)
+    return take_known(t, argsort(random_bits(op, key, (t.shape[a],), "uint64")), a)
 
 
 # ---------------------------------------------------------------------------- noise in a layer

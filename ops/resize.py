@@ -238,12 +238,13 @@ def interpolate(
 ) -> Tensor:
     """x (N, C, spatial...) in another spatial size, with PyTorch's arguments.
 
-    Give `size`, or `scale_factor` for sizes floor(n scale_factor). Per axis of n elements, element
-    i of `size` comes from the source coordinate c = (i + 1/2) n / size - 1/2, or i (n - 1) /
-    (size - 1) with `align_corners`. 'linear' ('bilinear', 'trilinear') joins the elements around
-    max(c, 0), 'cubic' ('bicubic') four of them by Keys' kernel with a = -3/4; 'nearest' is
-    floor(i n / size), 'nearest-exact' floor((i + 1/2) n / size), 'area' the mean over the part of
-    x that the element covers. Integers become float32, but for 'nearest'. Gradient:
+    Give `size`, or `scale_factor` for sizes floor(n scale_factor); coordinates follow from the
+    sizes, as with PyTorch's recompute_scale_factor. Per axis of n elements, element i of `size`
+    comes from the source coordinate c = (i + 1/2) n / size - 1/2, or i (n - 1) / (size - 1) with
+    `align_corners`. 'linear' ('bilinear', 'trilinear') joins the elements around max(c, 0), 'cubic'
+    ('bicubic') four of them by Keys' kernel with a = -3/4; 'nearest' is floor(i n / size),
+    'nearest-exact' floor((i + 1/2) n / size), 'area' the mean over the part of x that the element
+    covers. Integers become float32, but for 'nearest'. Gradient:
     `interpolate_adjoint`. Raises ShapeError for sizes that do not fit, GraphTypeError for other
     modes. Catalogue 3.10, 4.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from math import prod
 
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.ir import FUNCTIONS, Tensor, apply
@@ -63,24 +64,30 @@ def _read(
     floor = FUNCTIONS["floor" if order else "round"]
     whole = [floor(FUNCTIONS["stop_gradient"](p)) for p in points]
     parts = [p - w for p, w in zip(points, whole, strict=True)]
-    total = None
+    terms = []
     for corner in itertools.product((0, 1) if order else (0,), repeat=rank):
-        places, inside, weight = [], None, None
-        for n, c, w, part in zip(sizes, corner, whole, parts, strict=True):
-            place, test = _place(cast(w, "int64") + c, n, mode)
-            places.append(place)
-            if test is not None:
-                inside = test if inside is None else FUNCTIONS["logical_and"](inside, test)
-            if order:
-                factor = part if c else 1 - part
-                weight = factor if weight is None else weight * factor
+        places, inside = _places(sizes, whole, corner, mode)
         value = apply(Gather, x, *places, **attrs)
         if inside is not None:
             value = FUNCTIONS["where"](_shaped(inside, shape), value, cval)
-        if weight is not None:
+        if order:
+            weight = prod(p if c else 1 - p for p, c in zip(parts, corner, strict=True))
             value = value * _shaped(weight, shape)
-        total = value if total is None else total + value
-    return total
+        terms.append(value)
+    return FUNCTIONS["add_n"](terms)
+
+
+def _places(
+    sizes: Sequence[int], whole: Sequence[Tensor], corner: Sequence[int], mode: str
+) -> tuple[list[Tensor], Tensor | None]:
+    """The index of a corner on each axis, and where the corner itself is inside."""
+    places, inside = [], None
+    for n, w, c in zip(sizes, whole, corner, strict=True):
+        place, test = _place(cast(w, "int64") + c, n, mode)
+        places.append(place)
+        if test is not None:
+            inside = test if inside is None else FUNCTIONS["logical_and"](inside, test)
+    return places, inside
 
 
 def _shaped(t: Tensor, shape: tuple[int, ...] | None) -> Tensor:

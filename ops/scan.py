@@ -72,8 +72,9 @@ class Scan(Op):
             start = -np.inf if self.combine is None else identity(self.combine, types[0].dtype)
             first = np.full((*x.shape[:-1], min(1, x.shape[-1])), start, x.dtype)
             x = np.concatenate([first, x[..., :-1]], -1)
+        wide = "float64" if x.dtype == np.float32 else x.dtype
         with np.errstate(all="ignore"):
-            y = self.ufunc.accumulate(x, axis=-1, dtype=x.dtype)
+            y = self.ufunc.accumulate(x, axis=-1, dtype=wide).astype(x.dtype)
         return [np.moveaxis(y[..., ::-1] if reverse else y, -1, axis)]
 
     def vjp(self, node, cotangents):
@@ -220,9 +221,10 @@ def cumsum(
 ) -> Tensor:
     """y[k] = sum of x[j] over j <= k along `axis` (None: over all elements, row by row).
 
-    exclusive: over j < k; reverse: over j >= k (j > k). Bools and integers are summed in 64 bits,
-    floats in blocks, in an order that the shape gives. Gradient: the same sum of g the other way
-    round. BHG 6.6 (printed exclusive); catalogue 3.5.
+    exclusive: over j < k; reverse: over j >= k (j > k). Numbers of any dtype; bools and integers
+    are summed in 64 bits, float32 is carried along in float64. Gradient: the same sum of g the
+    other way round. Raises ShapeError for an axis out of range. BHG 6.6 (printed exclusive);
+    catalogue 3.5.
     """
     return _scan(CUMSUM, _wide("cumsum", x, dtype), axis, exclusive, reverse)
 
@@ -237,9 +239,10 @@ def cumprod(
 ) -> Tensor:
     """y[k] = product of x[j] over j <= k along `axis` (None: over all elements, row by row).
 
-    exclusive: over j < k; reverse: over j >= k (j > k). Bools and integers are multiplied in 64
-    bits. Gradient: dx[k] = (product before k) r[k], r[k] = g[k] + x[k+1] r[k+1], right where
-    elements are 0, of any order. BHG 6.7 (printed exclusive); catalogue 3.5.
+    exclusive: over j < k; reverse: over j >= k (j > k). Numbers of any dtype; bools and integers
+    are multiplied in 64 bits, float32 is carried along in float64. Gradient: dx[k] = (product
+    before k) r[k] with r[k] = g[k] + x[k+1] r[k+1], right where elements are 0. Raises ShapeError
+    for an axis out of range. BHG 6.7 (printed exclusive); catalogue 3.5.
     """
     return _scan(CUMPROD, _wide("cumprod", x, dtype), axis, exclusive, reverse)
 
@@ -248,7 +251,9 @@ def cumprod(
 def cummax(x: object, axis: int | None = None, reverse: bool = False) -> Tensor:
     """y[k] = max of x[j] over j <= k (reverse: j >= k) along `axis`; nan from the first one on.
 
-    axis None: over all elements, row by row. Gradient: to the first element with that value.
+    axis None: over all elements, row by row. Any real dtype. Gradient: to the first element with
+    that value. Raises GraphTypeError for complex numbers, ShapeError for an axis out of range.
+    Catalogue 3.5 (scans), 7 (ties).
     """
     return _scan(CUMMAX, tensor_argument("cummax", x), axis, False, reverse)
 
@@ -257,7 +262,9 @@ def cummax(x: object, axis: int | None = None, reverse: bool = False) -> Tensor:
 def cummin(x: object, axis: int | None = None, reverse: bool = False) -> Tensor:
     """y[k] = min of x[j] over j <= k (reverse: j >= k) along `axis`; nan from the first one on.
 
-    axis None: over all elements, row by row. Gradient: to the first element with that value.
+    axis None: over all elements, row by row. Any real dtype. Gradient: to the first element with
+    that value. Raises GraphTypeError for complex numbers, ShapeError for an axis out of range.
+    Catalogue 3.5 (scans), 7 (ties).
     """
     return _scan(CUMMIN, tensor_argument("cummin", x), axis, False, reverse)
 
@@ -267,7 +274,8 @@ def logcumsumexp(x: object, axis: int | None = None, reverse: bool = False) -> T
     """y[k] = log(sum of e^x[j] over j <= k) (reverse: j >= k) along `axis`, without overflow.
 
     Integers become float32; axis None: over all elements, row by row. Gradient: sum over k >= j of
-    g[k] e^(x[j] - y[k]), 0 where x is -inf.
+    g[k] e^(x[j] - y[k]), 0 where x is -inf. Raises GraphTypeError for complex numbers, ShapeError
+    for an axis out of range. Catalogue 3.5 (scans).
     """
     t = tensor_argument("logcumsumexp", x)
     t = t if is_differentiable(t.type.dtype) else cast(t, DEFAULT_FLOAT)
@@ -278,8 +286,9 @@ def logcumsumexp(x: object, axis: int | None = None, reverse: bool = False) -> T
 def linear_scan(a: object, b: object, axis: int = -1, reverse: bool = False) -> Tensor:
     """r[k] = a[k] + b[k] r[k-1] along `axis`, with r[-1] = 0: the first b has no effect.
 
-    reverse: r[k] = a[k] + b[k] r[k+1], with r[n] = 0. a and b broadcast and promote. Gradient:
-    da = r' with r'[k] = g[k] + b[k+1] r'[k+1], db[k] = da[k] r[k-1]. Catalogue 3.5, 8.
+    reverse: r[k] = a[k] + b[k] r[k+1], with r[n] = 0. a and b broadcast and promote; numbers of any
+    dtype but bool. Gradient: da[k] = g[k] + b[k+1] da[k+1], db[k] = da[k] r[k-1]. Raises ShapeError
+    where a and b do not broadcast, GraphTypeError for bools. Catalogue 3.5, 8.
     """
     a, b = promoted("linear_scan", [a, b])
     shape = broadcast_shapes(a.shape, b.shape)

@@ -218,7 +218,8 @@ def sort(x: object, axis: int | None = -1, descending: bool = False, stable: boo
     """x in order along `axis`; None sorts all elements as one row.
 
     Always stable. nan is the largest number. Any real dtype. Gradient: dx[p] = g, where p is the
-    permutation `argsort` gives, a constant. BHG 10.12 (printed the wrong way round).
+    permutation `argsort` gives, a constant. Raises GraphTypeError for complex numbers, ShapeError
+    for an axis out of range. BHG 10.12 (printed the wrong way round), catalogue 3.9.
     """
     return _sorted("sort", x, axis, descending)[0]
 
@@ -230,7 +231,7 @@ def argsort(
     """Indices (int64) that put x in order along `axis`; None sorts all elements as one row.
 
     Always stable: of equal elements the lowest index comes first. nan is the largest number. No
-    gradient. BHG 10.12.
+    gradient. Raises as `sort`. BHG 10.12, catalogue 3.9.
     """
     return _sorted("argsort", x, axis, descending)[1]
 
@@ -259,7 +260,9 @@ def top_k(
 
     abs: the largest by absolute value; largest=False: the smallest, the smallest first. Of equal
     elements the lowest index comes first; nan is the largest number. Gradient: g at the places the
-    values came from, 0 elsewhere. BHG 12.2 (printed the wrong way round), reduce=True.
+    values came from, 0 elsewhere. Raises ShapeError for a k beyond the size of the axis,
+    GraphTypeError for complex numbers. BHG 12.2 (printed the wrong way round) with reduce=True,
+    catalogue 3.11.
     """
     rows, index, a = _best("top_k", x, k, axis, abs, largest)
     return moveaxis(_along_last(rows, index), -1, a), moveaxis(index, -1, a)
@@ -271,7 +274,7 @@ def top_k_mask(
 ) -> Tensor:
     """x where it is one of its k largest elements along `axis`, else 0: `top_k` in the shape of x.
 
-    Gradient: g at the same places. BHG 12.2, reduce=False.
+    Gradient: g at the same places. Raises as `top_k`. BHG 12.2 with reduce=False, catalogue 3.11.
     """
     rows, index, a = _best("top_k_mask", x, k, axis, abs, largest)
     ones = full(index.shape, 1, "int8")
@@ -284,7 +287,9 @@ def top_k_mask(
 def top_k_grad(x: object, k: int, axis: int = -1, abs: bool = False) -> Tensor:
     """x as it is; its gradient is g at the k largest elements of g along `axis`, else 0.
 
-    abs: the largest by absolute value. In higher orders the choice is a constant. BHG 12.3.
+    abs: the largest by absolute value. In higher orders the choice is a constant; there is no
+    tangent. Raises GraphTypeError for what is no float, ShapeError for a k beyond the size of the
+    axis. BHG 12.3, catalogue 3.11.
     """
     t = tensor_argument("top_k_grad", x)
     if not is_float(t.type.dtype):
@@ -301,7 +306,8 @@ def searchsorted(a: object, v: object, side: str = "left") -> Tensor:
     """Where v would stand in a, sorted ascending along its last axis: an int64 for each of v.
 
     side 'left': the number of elements < v; 'right': <= v. a is one row, or has the leading axes of
-    v and a row for each row of v. nan is the largest number. No gradient.
+    v and a row for each row of v. nan is the largest number. Any real dtype. No gradient. Raises
+    ShapeError where the rows do not fit.
     """
     if side not in ("left", "right"):
         raise GraphTypeError(f"searchsorted: side is 'left' or 'right', got {side!r}")
@@ -326,7 +332,8 @@ def quantile(
 
     An array of q gives a first axis of its own. Between two neighbours in order, `method` takes
     'linear' interpolation, 'lower', 'higher', 'midpoint' or 'nearest'. Integers become float32.
-    Gradient: shared by these two elements.
+    Gradient: shared by these two elements. Raises ShapeError for a q outside of 0..1 and where
+    there is no element, GraphTypeError for an unknown method.
     """
     return _quantile("quantile", x, q, axis, keepdims, method)
 

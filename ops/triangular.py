@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from staticgraph.errors import ShapeError
-from staticgraph.ir import FUNCTIONS, Op, Tensor, apply
+from staticgraph.ir import Op, Tensor, apply
 from staticgraph.op import OPS, cast, promoted, public, register, tensor_argument
+from staticgraph.ops.elementwise import conj, real
+from staticgraph.ops.matrix import diag, diagonal, tril, triu
+from staticgraph.ops.shape import sum_to
 from staticgraph.types import TensorType, broadcast_shapes, is_complex
 
 
 def adjoint(x: Tensor) -> Tensor:
     """Conjugate transpose of the last two axes."""
-    return FUNCTIONS["conj"](x).mT
+    return conj(x).mT
 
 
 def matrices(op: str, a: object, *, square: bool = True) -> Tensor:
@@ -67,7 +70,6 @@ class TriangularSolve(Op):
         """gb = op(a)^-H g; the cotangent of op(a) is -gb x^H, of which a has its triangle."""
         (a, b), x, g = node.operands, node.results[0], cotangents[0]
         lower, trans, unit = (node.attrs[k] for k in ("lower", "trans", "unit"))
-        conj, sum_to = FUNCTIONS["conj"], FUNCTIONS["sum_to"]
         if trans == "T":
             gb = conj(triangular(a, conj(g), lower=lower, unit=unit))
         else:
@@ -75,8 +77,7 @@ class TriangularSolve(Op):
             gb = triangular(a, g, lower=lower, trans=back, unit=unit)
         ga = -(gb @ adjoint(x))
         ga = {"N": lambda: ga, "T": lambda: ga.mT, "C": lambda: adjoint(ga)}[trans]()
-        triangle = "tril" if lower else "triu"
-        ga = FUNCTIONS[triangle](ga, (-1 if lower else 1) if unit else 0)
+        ga = tril(ga, -1 if unit else 0) if lower else triu(ga, 1 if unit else 0)
         return [sum_to(ga, a.shape), sum_to(gb, b.shape)]
 
 
@@ -107,11 +108,14 @@ def triangular_solve(
     transpose: bool = False,
     unit_diagonal: bool = False,
 ) -> Tensor:
-    """The x with a x = b (a^T x = b with `transpose`) for triangular a; also `solve_triangular`.
+    """The x with a x = b, or a^T x = b with `transpose`, for a triangular a.
 
-    Only the named triangle of a is read, with `unit_diagonal` without its diagonal. b is (n,) or
-    (..., n, k); leading axes broadcast. A 0 on the diagonal gives inf or NaN, as division by 0
-    does. Gradient: gb = a^-H g, ga = -tril(gb x^H), of any order. Errors: ShapeError.
+    Also `solve_triangular`. Only the named triangle of a is read, and with `unit_diagonal` not its
+    diagonal, which then counts as 1. A 0 on the diagonal gives inf or NaN, as a division by 0 does.
+    Shapes: a (..., n, n), b (n,) or (..., n, k); leading axes broadcast. Dtypes: floats and
+    complex, promoted to one dtype; integers become float32.
+    Gradient: gb = a^-H g and the triangle of -gb x^H, of any order.
+    Raises ShapeError for a that is not square or b that does not fit.
     """
     a, b = promoted("triangular_solve", [a, b], floating=True)
     a = matrices("triangular_solve", a)
@@ -126,8 +130,7 @@ solve_triangular = triangular_solve
 
 def hermitian_of(lower: Tensor) -> Tensor:
     """The Hermitian matrix with this lower triangle; of its diagonal the real part."""
-    below = FUNCTIONS["tril"](lower, -1)
-    diagonal = FUNCTIONS["diagonal"](lower)
+    below, middle = tril(lower, -1), diagonal(lower)
     if is_complex(lower.type.dtype):
-        diagonal = cast(FUNCTIONS["real"](diagonal), lower.type.dtype)
-    return below + adjoint(below) + FUNCTIONS["diag"](diagonal)
+        middle = cast(real(middle), lower.type.dtype)
+    return below + adjoint(below) + diag(middle)

@@ -10,7 +10,7 @@ from staticgraph.op import cast, public
 from staticgraph.ops.create import zeros
 from staticgraph.ops.pool import SumPoolAdjoint, image, layout
 from staticgraph.ops.shape import broadcast_to, reshape
-from staticgraph.ops.window import of_rank, per_axis
+from staticgraph.ops.window import Ints, of_rank, per_axis
 from staticgraph.types import DEFAULT_FLOAT, is_differentiable
 
 
@@ -44,7 +44,9 @@ def avg_unpool(x: object, kernel_size: object, channel_last: bool = False) -> Te
     return unpool(t / prod(kernel), kernel, channel_last)
 
 
-def _unpooled(t: Tensor, kernel_size: object, stride: object, padding: object, size: object):
+def _unpooled(
+    t: Tensor, kernel_size: object, stride: object, padding: object, size: object
+) -> Ints:
     """The spatial size of the result of max_unpool."""
     op, spatial = "max_unpool", t.shape[2:]
     rank = len(spatial)

@@ -1,17 +1,18 @@
-"""Norms of vectors along axes, and what is divided by one."""
+"""Inner products and norms: of vectors along axes, of matrices, and what is divided by one."""
 
 from __future__ import annotations
 
 from math import inf
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor
+from staticgraph.ir import FUNCTIONS, Tensor
 from staticgraph.op import constant, normalize_axes, normalize_axis, promoted, public
 from staticgraph.ops.arith import power
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import (
     abs,
     add,
+    conj,
     divide,
     equal,
     maximum,
@@ -32,6 +33,39 @@ def _floats(op: str, x: object) -> Tensor:
 
 def _squares(x: Tensor) -> Tensor:
     return square(abs(x) if is_complex(x.type.dtype) else x)
+
+
+@public
+def vdot(x1: object, x2: object) -> Tensor:
+    """The inner product sum(conj(x1) x2) of all elements: trace(x1^H x2) for matrices.
+
+    Shapes: two of one size, which numpy.vdot takes as vectors; the result is a scalar. Dtypes:
+    numbers, promoted to one dtype.
+    Gradient: (g x2, g x1), conjugated where complex.
+    Raises ShapeError for two sizes.
+    Source: MP 1.
+    """
+    a, b = promoted("vdot", [x1, x2])
+    if a.size != b.size:
+        raise ShapeError(f"vdot: operands must have one size, got {a.type} and {b.type}")
+    return sum(multiply(conj(a), reshape(b, a.shape)))
+
+
+@public
+def trace(x: object, offset: int = 0) -> Tensor:
+    """The sum of a diagonal of the last two axes; `offset` counts from the main one to the right.
+
+    Shapes: (..., n, m) gives (...). Dtypes: numbers; integers are summed as int64.
+    Gradient: g on that diagonal, 0 elsewhere.
+    Raises ShapeError for fewer than two axes, GraphTypeError for an offset that is no int.
+    Source: MP 1.
+    """
+    (t,) = promoted("trace", [x])
+    if t.ndim < 2:
+        raise ShapeError(f"trace: needs x (..., n, m), got {t.type}")
+    if isinstance(offset, bool) or not isinstance(offset, int):
+        raise GraphTypeError(f"trace: offset is an int, got {offset!r}")
+    return sum(FUNCTIONS["diagonal"](t, offset), -1)
 
 
 @public

@@ -7,6 +7,7 @@ assert __name__ == "staticgraph.passes", (
 
 from staticgraph.passes.branches import dead_branches
 from staticgraph.passes.cse import cse
+from staticgraph.passes.expanded import spread, unroll
 from staticgraph.passes.fold import fold
 from staticgraph.passes.fuse import fuse
 from staticgraph.passes.guard import guard
@@ -16,8 +17,11 @@ from staticgraph.passes.sink import sink
 from staticgraph.passmanager import Pipeline, register_pass
 from staticgraph.rewrite import uniform_value
 
-for _made in (inline, guard, fold, dead_branches, simplify, cse, sink, fuse):
+for _made in (inline, guard, unroll, fold, dead_branches, simplify, cse, sink, spread, fuse):
     register_pass(_made)
+
+#: what a graph means, whatever the pipeline: bodies, tests of run-time indices, short sums
+MEANING = Pipeline([inline, guard, unroll])
 
 PIPELINES: dict[str, Pipeline] = {
     # Every node its own kernel: what to compare an optimised graph with.
@@ -29,12 +33,14 @@ PIPELINES: dict[str, Pipeline] = {
             simplify,
             cse,
             sink,  # after cse: what two branches share is now one node, and stays outside
+            spread,  # after cse, which would undo it
             fuse,  # last: nothing after it looks at single nodes
         ]
     ),
 }
 
 __all__ = [
+    "MEANING",
     "PIPELINES",
     "cse",
     "dead_branches",
@@ -44,5 +50,7 @@ __all__ = [
     "inline",
     "simplify",
     "sink",
+    "spread",
     "uniform_value",
+    "unroll",
 ]

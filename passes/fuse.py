@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 from staticgraph.codegen.cpu import DEAR
-from staticgraph.codegen.lower import TILE_ELEMENTS, CannotLower, is_reduction, lower, mode
+from staticgraph.codegen.lower import (
+    TILE_ELEMENTS,
+    CannotLower,
+    finishes,
+    is_reduction,
+    lower,
+    mode,
+)
 from staticgraph.errors import InternalError
 from staticgraph.fusion import CONTRACTIONS, VIEWS, has_template, make, solid_operands
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
 from staticgraph.op import Elementwise, NestOp
+from staticgraph.passes.edges import Edge, judged
 from staticgraph.passmanager import graph_pass, in_bodies
 
 #: nodes in one region: beyond this compile time grows faster than memory traffic shrinks
 MEMBERS = 64
 #: loaded inputs of one region
 OPERANDS = 24
+#: nodes that a larger region computes again for each of its rows
+FEW = 4
 
 
 @dataclass
@@ -34,7 +45,7 @@ class Group:
 
 @graph_pass
 @in_bodies
-def fuse(graph: Graph) -> Graph:
+def fuse(graph: Graph, *, edges: list[Edge] | None = None) -> Graph:
     """Gather nodes that loop over one domain into `fusion` nodes.
 
     before   %0 = multiply(%x, %w)   %1 = add(%0, %b)   %2 = relu(%1)
@@ -43,8 +54,13 @@ def fuse(graph: Graph) -> Graph:
     Elementwise nodes join what they read when both run over the same shape; reductions join their
     operand; a value that is one per row joins the rows; contractions take elementwise nodes after
     them. A value that a region hands to another is stored, everything else stays in registers.
+    `edges` receives, for each value between two nodes, whether they are one kernel, and why.
     """
-    return _Fuser(graph).run()
+    fuser = _Fuser(graph)
+    made = fuser.run()
+    if edges is not None:
+        edges += judged(graph, fuser.made, fuser.refused)
+    return made
 
 
 class _Fuser:
@@ -58,6 +74,8 @@ class _Fuser:
         self.order = {n: i for i, n in enumerate(graph.nodes)}
         self.copied: dict[int, list[Group]] = {}  # nodes that several groups compute, and which
         self.outside: dict[int, int] = {}  # nodes in no group -> groups they depend on
+        self.refused: dict[tuple[Node, Tensor], str] = {}  # why a node is not where its operand is
+        self.made: list[tuple[list[Node], Node]] = []  # nodes, and the node that computes them now
 
     # -- dependencies -----------------------------------------------------------------------------
 
@@ -104,7 +122,8 @@ class _Fuser:
         operand, result = node.operands[0], node.results[0]
         g = self.group_of.get(id(operand.node))
         labels = g.labels.get(operand) if g else None
-        if g and labels is not None and operand not in g.sinks:
+        own = not node.clone or (g is not None and node.clone in self.clones(g))
+        if g and own and labels is not None and operand not in g.sinks:
             made = self.row_view(g, node, labels)
             if made is not None:
                 g.labels[result] = made
@@ -144,19 +163,44 @@ class _Fuser:
         joined: Group | None = None
         for t in node.operands:
             g = self.group_of.get(id(t.node))
-            if g is None or g is joined or not self.joins(g, node, t, shape, reduces):
+            if g is None or g is joined:
                 continue
-            if joined is None:
-                if self.acyclic(g, node):
-                    joined = g
-            elif self.mergeable(joined, g, node):
-                joined = self.merge(joined, g)
+            why = self.objection(g, node, t, shape, reduces)
+            if not why and joined is not None:
+                why = self.merge_objection(joined, g, node)
+            elif not why and not self.acyclic(g, node):
+                why = "another operand needs this region's result first"
+            if why:
+                self.refused[node, t] = why
+            else:
+                joined = g if joined is None else self.merge(joined, g)
+        if joined is None and reduces:
+            joined = self.beside(node, shape)
+            if joined is not None:
+                self.add(joined, node)
+                self.describe(joined, node, reduces)
+                return
         if joined is None:
             self.new_group(node, shape)
             joined = self.group_of[id(node)]
         else:
             self.add(joined, node)
         self.describe(joined, node, reduces)
+
+    def beside(self, node: Node, shape: tuple[int, ...]) -> Group | None:
+        """A region that reads the operand of a reduction too, as the derivatives of w and b do."""
+        for reader in self.behind_views(node.operands[0]):
+            g = self.group_of.get(id(reader))
+            if (
+                g is not None
+                and g.shape == shape
+                and self.clones(g) == {node.clone}
+                and not self.objection(g, node, node.operands[0], shape, True)
+                and self.fits_full(g, node.operands[0])
+                and self.acyclic(g, node)
+            ):
+                return g
+        return None
 
     def new_group(self, node: Node, shape: tuple[int, ...]) -> Group:
         g = Group(self.count, shape)
@@ -188,7 +232,10 @@ class _Fuser:
     def describe(self, g: Group, node: Node, reduces: bool) -> None:
         """Note where the result of a new member lives in the domain."""
         result = node.results[0]
-        if reduces:
+        totals = g.sinks.intersection(node.operands)
+        if totals:
+            g.sinks = (g.sinks - totals) | {result}
+        elif reduces:
             over = node.attrs["axes"]
             if mode(g.shape, over) == "rows":
                 g.inner = tuple(over)
@@ -201,29 +248,43 @@ class _Fuser:
                     g.labels[result] = g.labels[t]
                     break
 
-    def joins(self, g: Group, node: Node, t: Tensor, shape: tuple[int, ...], reduces: bool) -> bool:
-        """Whether the node may run in the region of its operand `t`."""
-        if t in g.sinks or len(g.nodes) >= MEMBERS:
-            return False
+    def objection(
+        self, g: Group, node: Node, t: Tensor, shape: tuple[int, ...], reduces: bool
+    ) -> str:
+        """Why the node may not run in the region of its operand `t`; '' where it may."""
+        if len(g.nodes) >= MEMBERS:
+            return f"the region has {MEMBERS} nodes already"
+        if node.clone and node.clone not in self.clones(g):
+            return "a copy for another loop, or computed again later"
+        if t in g.sinks:
+            # The kernel that joins partial results may divide a mean by its count.
+            alone = t not in self.roots and self.users.get(t, []) == [node]
+            fits = alone and not g.contraction and not reduces and finishes(node, t)
+            return "" if fits else "its total is known only when all tiles are done"
         if any(o in g.sinks for o in node.operands):
-            return False
+            return "another operand is a total, known only when all tiles are done"
         if self.loaded(g, node) > OPERANDS:
-            return False
+            return f"the region would load more than {OPERANDS} tensors"
         result = node.results[0]
         if reduces:
-            if g.contraction or shape != g.shape or (t in g.labels and t.shape != g.shape):
-                return False
-            return self.reduction_fits(g, node)
+            if g.contraction:
+                return "a contraction delivers tiles, not whole rows to reduce"
+            if shape != g.shape or (t in g.labels and t.shape != g.shape):
+                return "the reduction runs over another shape than the region"
+            return self.reduction_objection(g, node)
         if not isinstance(node.op, Elementwise):
-            return False
+            return f"{node.op.name} reads elements at other indices"
         if g.contraction:
-            return result.shape == g.shape and t.shape == g.shape and self.only_full(g, node)
+            fits = result.shape == g.shape and t.shape == g.shape and self.only_full(g, node)
+            return "" if fits else "after a contraction only its own shape is at hand"
         if result.shape == g.shape:
-            return all(self.fits_full(g, o) for o in node.operands)
+            fits = all(self.fits_full(g, o) for o in node.operands)
+            return "" if fits else "an operand would be needed at other indices"
         # One value per row: every operand from here must be one too, at the same place.
         if t not in g.labels or t.shape != result.shape:
-            return False
-        return all(self.fits_row(g, o, t) for o in node.operands)
+            return "its result has another shape than the region"
+        fits = all(self.fits_row(g, o, t) for o in node.operands)
+        return "" if fits else "an operand is not one value per row"
 
     def loaded(self, g: Group, node: Node) -> int:
         inside = {id(n) for n in g.nodes}
@@ -236,17 +297,20 @@ class _Fuser:
             }
         )
 
-    def reduction_fits(self, g: Group, node: Node) -> bool:
+    def reduction_objection(self, g: Group, node: Node) -> str:
         over = node.attrs["axes"]
         kind = mode(g.shape, over)
         last = (len(g.shape) - 1,)
+        other = f"the region sweeps axes {g.inner}, the reduction {tuple(over)}"
         if kind == "rows":
             if g.inner is not None and g.inner != tuple(over):
-                return False
-            return not g.sinks or (tuple(over) == last and not self.has_long_total(g))
+                return other
+            fits = not g.sinks or (tuple(over) == last and not self.has_long_total(g))
+            return "" if fits else "the region has a total over other axes"
         if g.inner is not None and g.inner != last:
-            return False
-        return not (kind == "all" and g.inner is not None and g.shape[-1] > TILE_ELEMENTS)
+            return other
+        long = kind == "all" and g.inner is not None and g.shape[-1] > TILE_ELEMENTS
+        return "rows are too long for a total beside them" if long else ""
 
     def has_long_total(self, g: Group) -> bool:
         return g.shape[-1] > TILE_ELEMENTS
@@ -288,7 +352,9 @@ class _Fuser:
 
         A derivative such as 1 - y^2 depends on the forward value alone and so joined its region,
         which then has to store both. Where the operands are stored anyway and the work is cheap,
-        each region that reads the result computes it from them.
+        each region that reads the result computes it from them. A number for a whole region (g / n
+        in the derivative of a mean) or for a row of it costs next to nothing there, and a kernel of
+        its own elsewhere.
         """
         for node in reversed(self.graph.nodes):
             g = self.group_of.get(id(node))
@@ -301,7 +367,7 @@ class _Fuser:
                 continue
             homes = self.reader_groups(node, g)
             cone = self.cone(node, g) if homes else None
-            if cone is None or len(cone) == len(g.nodes):
+            if cone is None or not self.worthwhile(node, cone, g, homes):
                 continue
             if len(homes) > 1 and any(n.op.name in DEAR for n in cone):
                 continue
@@ -315,7 +381,7 @@ class _Fuser:
                 if (
                     h is None
                     or h is g
-                    or h.shape != node.results[0].shape
+                    or not (h.shape == node.results[0].shape or self.takes_small(h, node))
                     or reader.op.name in CONTRACTIONS
                 ):
                     return None
@@ -323,6 +389,18 @@ class _Fuser:
                     return None
                 found[h.number] = h
         return list(found.values()) or None
+
+    def takes_small(self, h: Group, node: Node) -> bool:
+        """Whether a region could compute for itself what stands for many of its elements."""
+        return not h.contraction and prod(h.shape) >= 2 * node.results[0].size
+
+    def worthwhile(self, node: Node, cone: list[Node], g: Group, homes: list[Group]) -> bool:
+        """Whether moving stores less: a whole group moves only into larger regions."""
+        shape = node.results[0].shape
+        larger = [h for h in homes if h.shape != shape]
+        if not larger:
+            return len(cone) < len(g.nodes)
+        return len(larger) == len(homes) and (node.results[0].size == 1 or len(cone) <= FEW)
 
     def homes(self, node: Node) -> list[Group | None]:
         """The groups that compute a node; None stands for no group."""
@@ -372,9 +450,13 @@ class _Fuser:
         """Take nodes out of their group; each home gets them (duplicated for several homes)."""
         out = {id(n) for n in cone}
         g.nodes = [n for n in g.nodes if id(n) not in out]
+        if not g.nodes:
+            del self.groups[g.number]
         for h in homes:
             h.nodes = sorted([*h.nodes, *cone], key=self.order.__getitem__)
         for n in cone:
+            for o in n.operands:
+                self.refused[n, o] = "cheap: moved to the regions that read it, which store less"
             self.group_of[id(n)] = homes[0]
             if len(homes) > 1:
                 self.copied[id(n)] = list(homes)
@@ -387,23 +469,33 @@ class _Fuser:
             self.group_of.get(id(o.node)) is g or not self.before(o) & bit for o in node.operands
         )
 
-    def mergeable(self, a: Group, b: Group, node: Node) -> bool:
-        if a.shape != b.shape or len(a.nodes) + len(b.nodes) >= MEMBERS:
-            return False
+    def merge_objection(self, a: Group, b: Group, node: Node) -> str:
+        """Why two regions that a node reads may not become one; '' where they may."""
+        if a.shape != b.shape:
+            return "it is in a region of another shape"
+        if len(a.nodes) + len(b.nodes) >= MEMBERS:
+            return f"both regions together would have more than {MEMBERS} nodes"
         if a.contraction or b.contraction:
-            other = b if a.contraction else a
-            if other.contraction or other.inner is not None or other.sinks or other.labels:
-                return False
-            if not all(
+            mine, other = (a, b) if a.contraction else (b, a)
+            if other.contraction:
+                return "one kernel computes one contraction"
+            if mine.before & 1 << other.number:
+                return "a contraction reads its operands from memory, many times"
+            plain = other.inner is None and not other.sinks and not other.labels
+            if not plain or not all(
                 isinstance(n.op, Elementwise) and n.results[0].shape == a.shape for n in other.nodes
             ):
-                return False
+                return "a contraction takes elementwise work of its own shape only"
         if a.inner is not None and b.inner is not None and a.inner != b.inner:
-            return False
+            return f"one region sweeps axes {a.inner}, the other {b.inner}"
         last = (len(a.shape) - 1,)
         inner = a.inner if a.inner is not None else b.inner
         if (a.sinks or b.sinks) and inner is not None and (inner != last or self.has_long_total(a)):
-            return False
+            return "one region has a total over other axes"
+        return "" if self.unbroken(a, b, node) else "something between them is another kernel"
+
+    def unbroken(self, a: Group, b: Group, node: Node) -> bool:
+        """Whether nothing leads from one region to the other, or to the node, around both."""
         both = 1 << a.number | 1 << b.number
         for o in node.operands:
             if self.group_of.get(id(o.node)) not in (a, b) and self.before(o) & both:
@@ -475,6 +567,7 @@ class _Fuser:
                         continue
                     made = node.with_operands([new[o] for o in node.operands])
                     new.update(zip(node.results, made.results, strict=True))
+                    self.made.append(([node], made))
                     continue
                 piece = next(p for p in pieces[g.number] if any(n is node for n in p))
                 missing = [s for s in self.external(piece) if s not in new]
@@ -544,6 +637,7 @@ class _Fuser:
             outputs = list(piece[-1].results)
         fused, became = make(piece, outputs)
         placed = fused.with_operands([new[o] for o in fused.operands])
+        self.made.append((piece, placed))
         renamed = dict(zip(fused.results, placed.results, strict=True))
         for old, t in became.items():
             new[old] = renamed[t]

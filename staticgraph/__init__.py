@@ -7,10 +7,10 @@ the command line answers `--help`, completes words and prints saved profiles wit
 
 import importlib
 import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+import typing
+from types import ModuleType as _ModuleType  # `types` is a file of this package
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from staticgraph.public import *  # noqa: F403
 
 __all__ = [
@@ -64,14 +64,14 @@ __all__ = [
 _NAMESAKES = ("checkpoint", "compile", "threads")
 
 
-class _Package(ModuleType):
+class _Package(_ModuleType):
     """The package before its first use; afterwards it is an ordinary module."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> typing.Any:
         if name in __all__:
             public = importlib.import_module("staticgraph.public")
             vars(self).update({n: getattr(public, n) for n in __all__})
-            self.__class__ = ModuleType
+            self.__class__ = _ModuleType
             return vars(self)[name]
         if not name.startswith("_"):
             try:
@@ -81,7 +81,7 @@ class _Package(ModuleType):
                     raise
         raise AttributeError(f"module 'staticgraph' has no attribute {name!r}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: typing.Any) -> None:
         if name not in _NAMESAKES:
             super().__setattr__(name, value)
 

@@ -8,10 +8,11 @@ equal plans.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,13 +20,16 @@ from typing import Any
 from staticgraph import plan as planning
 from staticgraph.errors import BudgetError, shorten
 from staticgraph.ir import Graph, Node
-from staticgraph.passes.remat import STRATEGIES, Dag, floor, simulate, solve
+from staticgraph.passes import remat
+from staticgraph.passes.remat import STRATEGIES, Dag, floor, pareto, simulate, solve
 from staticgraph.plan import Plan
 from staticgraph.recompute import Units, seconds
 
 #: budgets of the ladder between the floor and the plan without recomputation
-RUNGS = 32
+RUNGS = 20
 POLICY = "best"
+#: seconds that planning all rungs may take, where a strategy searches
+PATIENCE = 10.0
 
 _UNITS = {
     "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9,
@@ -109,9 +113,9 @@ class Ladder:
         """Plans of all rungs, as far as the strategy finds them; equal sequences once."""
         found: dict[tuple[int, ...], Recomputation] = {}
         once = _predicted(self.graph)
-        for made in self._plans():
+        for made in plans(self.dag, self.policy, tuple(self.rungs())):
             if made.sequence not in found:
-                graph = self.units.realise(made.sequence)
+                graph = self.units.realise(self.units.gathered(made.sequence, made.peak))
                 time = _predicted(graph)
                 found[made.sequence] = Recomputation(
                     made.strategy, time, max(0.0, time / once - 1), made.sequence, made.budget,
@@ -119,13 +123,6 @@ class Ladder:
                     planning.build(graph, self.generate),
                 )  # fmt: skip
         return list(found.values())
-
-    def _plans(self) -> Iterator[Any]:
-        for budget in self.rungs():
-            try:
-                yield solve(self.dag, budget, self.policy)
-            except BudgetError:
-                continue
 
     def within(self, allowed: int) -> Recomputation:
         """The cheapest plan whose arena fits; BudgetError names the least reachable otherwise."""
@@ -150,6 +147,26 @@ class Ladder:
     def _op(self, v: int) -> str:
         node = self.units.units[v].node
         return f"{self.dag.names[v]} [{shorten(node.where) or '?'}]"
+
+
+@functools.lru_cache(maxsize=64)
+def plans(
+    dag: Dag, policy: str | Callable[..., Sequence[int]], rungs: tuple[int, ...]
+) -> tuple[remat.Plan, ...]:
+    """What a policy finds for each of the budgets, where it finds something.
+
+    Graphs of one structure are planned once in a process, so that a sweep over budgets is quick.
+    """
+    if policy == POLICY:
+        found = pareto(dag, rungs, time_limit=PATIENCE)
+        return tuple(p for p in found if p is not None)
+    made = []
+    for budget in rungs:
+        try:
+            made.append(solve(dag, budget, policy, time_limit=PATIENCE / len(rungs)))
+        except BudgetError:
+            continue
+    return tuple(made)
 
 
 def _predicted(graph: Graph) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
@@ -20,7 +21,7 @@ from staticgraph.errors import GraphTypeError, InputError, ShapeError, TargetErr
 from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
 from staticgraph.op import as_tensor, cast
-from staticgraph.passes import PIPELINES, guard, inline
+from staticgraph.passes import MEANING, PIPELINES
 from staticgraph.passmanager import Note, Pass, PassRecord, Pipeline
 from staticgraph.plan import Plan, build
 from staticgraph.profiling.report import Report
@@ -28,6 +29,9 @@ from staticgraph.runtime import Executable, link
 from staticgraph.threads import caller, check_threads
 from staticgraph.types import TensorType
 from staticgraph.verify import verify
+
+if TYPE_CHECKING:
+    from staticgraph.profiling.explain import Explanation
 
 #: how each target makes kernels of a node, and a plan callable
 TARGETS = {"cpu": (code_of, link), "cuda": (cuda_code, cudarun.link)}
@@ -78,10 +82,7 @@ class Function:
         self.options = options
         self.threads = None if options["threads"] is None else check_threads(options["threads"])
         records: list[PassRecord] = []
-        # Bodies and tests of run-time indices are what a graph means, whatever the pipeline.
-        self.optimized: Graph = as_pipeline(options["pipeline"])(
-            guard(inline(graph)), record=records
-        )
+        self.optimized: Graph = as_pipeline(options["pipeline"])(MEANING(graph), record=records)
         planned = time.perf_counter()
         generate, bind = TARGETS[options["target"]]
         self.plan: Plan = build(self.optimized, generate)
@@ -270,6 +271,28 @@ class Function:
         chosen = {k: v for k, v in options.items() if k not in self.names}
         named = {k: v for k, v in options.items() if k in self.names}
         return profile(self, arrays, named, **chosen)
+
+    def explain(self, kernel: int | None = None, *, diff: bool = False) -> Explanation:
+        """Say why this function is as it is; `print` it, or read its fields.
+
+        What each pass did (with `diff`, the lines of the graph it changed), which ops are one
+        kernel or not and by which rule, where values lie, what a memory budget computes again.
+        `kernel`, numbered from 1 as in a profile, adds that kernel's LLVM, assembly, the width of
+        its arithmetic, and LLVM's remarks, which a child process of half a second collects.
+
+        Raises InputError where there is no such kernel, TargetError for target="cuda".
+        """
+        from staticgraph.profiling.explain import explain
+
+        return explain(self, kernel, diff=diff)
+
+    def replanned(self, graph: Graph, plan: Plan) -> Function:
+        """The same function by another plan of an equal graph; it shares variables and options."""
+        made = copy.copy(self)
+        made.optimized, made.plan = graph, plan
+        made.executable = TARGETS[self.options["target"]][1](plan)
+        made._run = made.executable.run
+        return made
 
     def save(self, path: str | os.PathLike) -> None:
         """Write graph, variables and options to one file, for `sg.load`."""

@@ -125,6 +125,24 @@ def _additions(node: Node) -> int:
     return values.size * _weight("add", values.type.dtype)
 
 
+def _scan(node: Node) -> int:
+    """One operation for each element after the first of a line."""
+    x = node.results[0]
+    lines = x.size // max(1, x.shape[node.attrs["axis"]])
+    return (x.size - lines) * _weight("add", x.type.dtype)
+
+
+def _product_scan(node: Node) -> int:
+    """One multiplication for each element after the first of a line."""
+    dtype = node.results[0].type.dtype
+    return _scan(node) // max(1, _weight("add", dtype)) * _weight("multiply", dtype)
+
+
+def _linear_scan(node: Node) -> int:
+    """A multiplication and an addition for each element after the first of a line."""
+    return _scan(node) + _product_scan(node)
+
+
 def _linear_algebra(formula: Callable[[int, int], int]) -> Callable[[Node], int]:
     """`formula(n, columns)` for each matrix of a stack of right-hand sides, or factors alone."""
 
@@ -139,9 +157,15 @@ def _linear_algebra(formula: Callable[[int, int], int]) -> Callable[[Node], int]
 
 
 #: flops of ops that no nest describes and that declare no `flops` themselves; those of matrices
-#: as LAPACK counts them (Blackford and Dongarra, LAPACK Working Note 41)
+#: as LAPACK counts them (Blackford and Dongarra, LAPACK Working Note 41). What is not here, such as
+#: sorting, or decompositions whose steps depend on the numbers, counts none
 BY_HAND: dict[str, Callable[[Node], int]] = {
     "scatter_add": _additions,
+    "cumsum": _scan,
+    "cumprod": _product_scan,
+    "cummax": _scan,
+    "cummin": _scan,
+    "linear_scan": _linear_scan,
     "cholesky_factor": _linear_algebra(lambda n, _: n * (n + 1) * (2 * n + 1) // 6),
     "lu_factor": _linear_algebra(lambda n, _: n * (n - 1) * (4 * n + 1) // 6),
     "lu_inverse": _linear_algebra(lambda n, _: n * (4 * n * n - 3 * n + 5) // 3),

@@ -108,6 +108,21 @@ def compile_kernels(sources: Iterable[KernelSource]) -> list[Kernel]:
         return served
 
 
+def recalled(name: str, key: str) -> tuple[str, Entry] | None:
+    """Source and code of a kernel by its key, as far as this process or the disk still has it."""
+    with _lock:
+        kernel = _kernels.get(key)
+    if kernel is not None:
+        return kernel.source, kernel.entry
+    cache = disk_cache()
+    entry, _ = cache.load(key)
+    try:
+        source = cache.source_path(_file_name(name), key).read_text()
+    except OSError:
+        source = ""
+    return None if entry is None else (source, entry)
+
+
 def kernel_key(source: KernelSource) -> str:
     """Name of the machine code that `source` gives on this machine, in hexadecimal."""
     digest = hashlib.sha256(_environment())
@@ -243,9 +258,13 @@ def _compile(key: str, source: KernelSource) -> Entry:
     return Entry(code, packed, time.perf_counter() - started)
 
 
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)[:60]
+
+
 def source_file(name: str, key: str, text: str) -> Path:
     """A file that holds a kernel's source."""
-    name = re.sub(r"[^\w.-]", "_", name)[:60]
+    name = _file_name(name)
     path = disk_cache().store_source(name, key, text)
     if path is None:
         path = _fallback_directory() / f"{name}-{key[:16]}.py"

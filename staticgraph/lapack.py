@@ -49,7 +49,9 @@ def _modules() -> tuple[Any, Any]:
 @functools.cache
 def address(name: str) -> int:
     """Address of SciPy's C function for a routine of LAPACK or BLAS."""
-    (capsule,) = (m.__pyx_capi__[name] for m in _modules() if name in m.__pyx_capi__)
+    capsule = next((m.__pyx_capi__[name] for m in _modules() if name in m.__pyx_capi__), None)
+    if capsule is None:
+        raise ImportError(f"scipy has no {name} for kernels")
     signature = _capsule_name(capsule)
     if b"int *" not in signature:
         raise ImportError(f"scipy's {name} does not take 32-bit integers: {signature.decode()}")
@@ -86,16 +88,19 @@ class _Threads:
     def enter(self) -> None:
         with self.lock:
             if self.running == 0 and self.controls is not None:
-                get, put = self.controls
-                self.before = get()
-                put(1)
+                self.before = self.controls[0]()
+                self.set(1)
             self.running += 1
 
     def leave(self) -> None:
         with self.lock:
             self.running -= 1
-            if self.running == 0 and self.controls is not None:
-                self.controls[1](self.before)
+            if self.running == 0:
+                self.set(self.before)
+
+    def set(self, count: int) -> None:
+        if self.before != 1 and self.controls is not None:
+            self.controls[1](count)
 
     def renew(self) -> None:
         """In a forked child no plan runs, and the lock may be held by a thread that is gone."""

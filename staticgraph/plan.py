@@ -226,8 +226,9 @@ class _Planner:
                 late.append((v, t))
         self.reader_edges = after
         for k, t in enumerate(graph.outputs):
-            if not is_free(t.node) and t not in self.targets:
-                self.targets[t] = Ref("output", k)
+            base = schedule.owner(t, is_free)
+            if not is_free(base.node) and base not in self.targets:
+                self.targets[base] = Ref("output", k)
         return late
 
     def replaces(self, node: Node, t: Tensor, old: set[Tensor]) -> bool:

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from staticgraph import count, schedule
+from staticgraph.errors import DagError
 from staticgraph.fusion import CONTRACTIONS, FUSION
 from staticgraph.ir import INPUT, Graph, Node, Tensor
 from staticgraph.op import NestOp
 from staticgraph.passes.remat.dag import Dag
+from staticgraph.passes.remat.simulate import simulate
 from staticgraph.plan import Plan, is_free, kernel_name, may_fail
 
 #: the nominal machine of the cost model: plans must not differ from one machine to the next
@@ -119,6 +121,31 @@ class Units:
                     found.add(self.number[t])
         return frozenset(found & needs)
 
+    def gathered(self, sequence: Sequence[int], peak: int) -> list[int]:
+        """The sequence with units of one node side by side, where `peak` is not exceeded.
+
+        The Dag counts every unit by itself; side by side they are one kernel.
+        """
+        found = list(sequence)
+        for place in range(1, len(found)):
+            unit = self.units[found[place]]
+            if unit.index is None or self.units[found[place - 1]].node is unit.node:
+                continue
+            before = next(
+                (k for k in range(place - 1, -1, -1) if self.units[found[k]].node is unit.node),
+                None,
+            )
+            if before is None:
+                continue
+            moved = [*found[: before + 1], found[place], *found[before + 1 : place]]
+            moved += found[place + 1 :]
+            try:
+                if simulate(self.dag, moved).peak <= peak:
+                    found = moved
+            except DagError:
+                continue
+        return found
+
     # -- a sequence as a graph ---------------------------------------------------------------------
 
     def realise(self, sequence: Sequence[int]) -> Graph:
@@ -131,6 +158,10 @@ class Units:
         for launch in self._launches(sequence):
             made.launch(launch)
         return made.finish()
+
+    def origins(self, sequence: Sequence[int]) -> list[Node]:
+        """Which node of this graph each node that works in the graph of a sequence is of."""
+        return [launch.node for launch in self._launches(sequence)]
 
     def _launches(self, sequence: Sequence[int]) -> list[_Launch]:
         """What to run: nodes with the results that something reads before they come again."""

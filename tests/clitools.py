@@ -7,6 +7,28 @@ import pytest
 from click.testing import CliRunner
 
 from staticgraph.cli.commands import program
+from staticgraph.profiling.report import Report
+from staticgraph.profiling.rows import (
+    Advice,
+    Compile,
+    Coverage,
+    Event,
+    GapRow,
+    Input,
+    Interval,
+    KernelRow,
+    LiveRow,
+    Memory,
+    Model,
+    Noise,
+    OpRow,
+    Overhead,
+    PassRow,
+    Place,
+    Run,
+    Span,
+    Wall,
+)
 
 MODELS = """\
 import numpy as np
@@ -118,3 +140,67 @@ def masked(text):
     """Text with numbers and their units replaced, and no more than one space in a row."""
     text = re.sub(r"(?<![\w.])[-+]?\d+(\.\d+)?(ns|us|ms|s|B|kB|MB|GB)?(?![\w])", "#", text)
     return "\n".join(re.sub(r" +", " ", line).rstrip() for line in text.splitlines())
+
+
+def made_up(medians=(4e-6, 9e-6, 6e-6), samples=((2e-5, 2.1e-5),)):
+    """A report of three kernels of which every number is known."""
+    names = ("matmul_add_relu", "transpose_matmul_subtract_multiply", "sum")
+    ops = (["matmul", "add", "relu"], ["transpose", "matmul", "subtract", "multiply"], ["sum"])
+    lines = [[Place("/a/mlp.py", 14)], [Place("/a/mlp.py", 14), Place("/a/mlp.py", 17)], []]
+    kernels = [
+        KernelRow(
+            index=k + 1, name=names[k], step=k, kind="kernel", ops=ops[k],
+            where=lines[k][0] if lines[k] else None, forward_where=None, is_gradient=k == 1,
+            recomputed=False, lines=lines[k], shapes=["f32[128, 64]"], median=medians[k],
+            ci=Interval(0.98 * medians[k], 1.04 * medians[k]), minimum=0.9 * medians[k],
+            mean=medians[k], calls=1.0, runs=12, total=12 * medians[k], share=medians[k] / 2e-5,
+            cum=(0.95, 0.45, 0.75)[k], timing="stamps", repeat=None, bytes=4 << 10 * k,
+            bytes_read=3 << 10 * k, bytes_written=1 << 10 * k, flops=10 ** (3 * k),
+            transcendentals=0, gbps=1.25, gflops=10.5, intensity=0.5, working_set=4096,
+            roof_level="L2", roof_percent=53.2, roof_low=50.0, roof_high=60.0,
+            bound="compute" if k == 0 else "L2", could_save=(1e-6, 2e-6, 3e-6)[k],
+            threads_busy=[0.9, 0.4], workers=2.0, imbalance=0.05 * (k + 1), tiles=8,
+            parallel=True, compile_seconds=0.1, cache_hit=k > 0,
+            origin="disk" if k else "absent", inplace=False, key=f"{k}abc", source_lines=30,
+        )
+        for k in range(3)
+    ]  # fmt: skip
+    rows = [
+        OpRow(op, row.index, row.where, row.where if row.is_gradient else None, row.is_gradient,
+              row.median / len(row.ops), row.share / len(row.ops), 10**6, 4096, len(row.ops) > 1)
+        for row in kernels for op in row.ops
+    ]  # fmt: skip
+    live = LiveRow("matmul_add_relu", "f32[128, 64]", 32768, 0, 0, 2, "activation",
+                   Place("/a/mlp.py", 14), None, False)  # fmt: skip
+    flat = [s for process in samples for s in process]
+    return Report(
+        created="2026-01-02T03:04:05+00:00",
+        model=Model(
+            name="mlp.py:step", description="forward+grad", target="cpu", threads=2,
+            dtypes=["float32"], nodes=31, kernels=3, gradient=True,
+            inputs=[Input("x", "f32[128, 784]", "random, seed 0")], passes="default",
+            kernel_mix={"matmul": 2, "generated": 1}, versions={},
+        ),
+        machine=None,
+        compile=Compile(1.25, [PassRow("fuse", 0.06, 40, 9)], 0.25, 0.94, 2, 1, {"disk": 2}),
+        wall=Wall(
+            median=2e-5, ci=Interval(1.9e-5, 2.1e-5), min=1.8e-5, p95=3e-5, mean=2e-5, iqr=1e-6,
+            runs=len(flat), processes=len(samples), warmup=7, stable=True, outliers=1,
+            samples=[list(s) for s in samples],
+        ),
+        kernels=kernels,
+        ops=rows,
+        gaps=[GapRow("call", 1e-6, 1e-5, 0.03), GapRow("return", 1e-6, 1e-5, 0.02)],
+        coverage=Coverage(20000, 19000, 1000, 0.95, 0.05),
+        overhead=Overhead(2e-5, 2e-5, 0.006, 2e-8, False, "stamped runs were +0.6 % slower"),
+        memory=Memory(
+            peak=32768, lower_bound=32768, inputs=401408, outputs=4, state=1 << 20, constants=0,
+            scratch=0, peak_step=1, peak_kernel=2, live=[live], by_kind={"activation": 32768},
+            timeline=[32768, 32768, 0], steps=list(names), buffers=[live],
+        ),
+        noise=Noise(2.4, 2, 0.02, 0.01, 0.03, "differences below 3 % are not resolvable"),
+        advice=[Advice("#3 sum runs at 53 % of its roof", "staticgraph explain mlp.py:step 3", 3)],
+        timeline=[
+            Run(2e-5, [Event(1, 1e-6, 5e-6, [Span(0, 1e-6, 5e-6, 4), Span(1, 2e-6, 4e-6, 4)])])
+        ],
+    )  # fmt: skip

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from sampling import fixed, ints, normal, row
+from sampling import Draw, fixed, ints, normal, row
 from scipy.special import expit
 
 from staticgraph import ops
+from staticgraph.ir import apply
+from staticgraph.op import OPS
 
 N, WIDE, H = 2, 3, 4
 
@@ -178,4 +180,75 @@ SPARSE = [
          fixed([0.9, 1.7, 1.1, 2.3]), normal(4)], indexed, label="normalised"),
 ]  # fmt: skip
 
-CONTRACT = [*EINSUM, *RECURRENT, *SPARSE]
+# ---------------------------------------------------------------------------- attention
+
+
+def attend(q, k, v, mask=None, causal=False):
+    s = np.einsum("...nd,...md->...nm", q, k) / np.sqrt(q.shape[-1])
+    if mask is not None:
+        s = np.where(mask, s, -np.inf) if mask.dtype == bool else s + mask
+    if causal:
+        s = np.where(np.tri(*s.shape[-2:], dtype=bool), s, -np.inf)
+    e = np.exp(s - s.max(axis=-1, keepdims=True))
+    return np.einsum("...nm,...me->...ne", e / e.sum(axis=-1, keepdims=True), v)
+
+
+def sees(*shape):
+    """A mask under which every row looks at its first key at least."""
+    return Draw(lambda rng: (rng.random(shape) < 0.6) | (np.arange(shape[-1]) == 0), False)
+
+
+def both():
+    """Both results of the op that the public function takes the first of."""
+    return lambda q, k, v: apply(OPS["attention"], q, k, v, scale=0.5, causal=False)
+
+
+def with_sums(q, k, v):
+    s = 0.5 * np.einsum("...nd,...md->...nm", q, k)
+    p = np.exp(s)
+    return [p @ v / p.sum(-1, keepdims=True), np.log(p.sum(-1))]
+
+
+def slopes(q, k, v, g):
+    """Cotangents of q, k and v, by the op itself."""
+    y, sums = apply(OPS["attention"], q, k, v, scale=0.5, causal=True)
+    return apply(OPS["attention_grad"], q, k, v, y, sums, g, scale=0.5, causal=True)
+
+
+def slopes_by_hand(q, k, v, g):
+    s = np.where(
+        np.tri(q.shape[-2], k.shape[-2], dtype=bool), 0.5 * q @ k.swapaxes(-1, -2), -np.inf
+    )
+    p = np.exp(s) / np.exp(s).sum(-1, keepdims=True)
+    d = g @ v.swapaxes(-1, -2)
+    d = p * (d - (p * d).sum(-1, keepdims=True))
+    return [0.5 * d @ k, 0.5 * d.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ g]
+
+
+PRODUCTS = [
+    row("matmul", partial(ops.matmul, transpose_a=True), [normal(2, 4, 3), normal(4, 5)],
+        lambda a, b: np.swapaxes(a, 1, 2) @ b, label="transpose_a"),
+    row("matmul", partial(ops.matmul, transpose_a=True, transpose_b=True),
+        [normal(4, 3), normal(5, 4)], lambda a, b: a.T @ b.T, label="transposes"),
+    row("linear", partial(ops.linear, base_axis=1), [normal(2, 3, 4), normal(5, 12)],
+        lambda x, w: x.reshape(2, 12) @ w.T, label="base_axis"),
+]  # fmt: skip
+
+QKV = [normal(2, 3, 4), normal(2, 5, 4), normal(2, 5, 3)]
+ATTENTION = [
+    row("scaled_dot_product_attention", ops.scaled_dot_product_attention, QKV, attend),
+    row("scaled_dot_product_attention",
+        partial(ops.scaled_dot_product_attention, is_causal=True), QKV,
+        partial(attend, causal=True), label="causal"),
+    row("scaled_dot_product_attention", ops.scaled_dot_product_attention,
+        [*QKV, sees(3, 5)], attend, label="mask"),
+    row("scaled_dot_product_attention", ops.scaled_dot_product_attention,
+        [normal(2, 2, 3, 4), normal(1, 2, 5, 4), normal(5, 3), normal(2, 1, 1, 5)],
+        attend, label="bias"),
+    row("scaled_dot_product_attention", ops.scaled_dot_product_attention,
+        [normal(0, 4), normal(5, 4), normal(5, 3)], attend, label="empty"),
+    row("attention", both(), QKV, with_sums),
+    row("attention_grad", slopes, [*QKV, normal(2, 3, 3)], slopes_by_hand, orders=1),
+]  # fmt: skip
+
+CONTRACT = [*PRODUCTS, *EINSUM, *RECURRENT, *SPARSE, *ATTENTION]

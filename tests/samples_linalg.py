@@ -68,13 +68,13 @@ def singular(u, s, vh, k):
     return s, u[..., :k] ** 2, vh[..., :k, :] ** 2
 
 
-def rank_one(*shape: int) -> Draw:
+def deficient(*shape: int) -> Draw:
     """Singular matrices: of rank n - 1, n - 2 and 0."""
 
     def make(rng):
         a = rng.standard_normal(shape)
         a[0, :, -1] = a[0, :, 0] * 2
-        a[1, :, 1:] = a[1, :, :1] * np.arange(1, shape[-1])
+        a[1, :, 2:] = a[1, :, :2] @ a[1, :2, 2:]
         a[2] = 0
         return a
 
@@ -129,11 +129,12 @@ SYSTEMS = [
 
 DETERMINANTS = [
     row("det", ops.det, regular(2, 3, 3), np.linalg.det, 3),
-    row("det", lambda x: ops.det(x) + 1, rank_one(3, 4, 4), lambda x: np.linalg.det(x) + 1, label="singular"),
+    row("det", lambda x: ops.det(x) + 1, deficient(3, 4, 4), lambda x: np.linalg.det(x) + 1,
+        label="singular"),
     row("det", ops.det, regular(2, 1, 1), np.linalg.det, label="one"),
     row("det", ops.det, regular(2, 0, 0), np.linalg.det, label="empty"),
     row("det", det_gradient, regular(2, 4, 4), cofactors, label="cofactor"),
-    row("det", det_gradient, rank_one(3, 4, 4), cofactors, 1, label="cofactor-singular"),
+    row("det", det_gradient, deficient(3, 4, 4), cofactors, 1, label="cofactor-singular"),
     row("det", lambda x: grad(ops.sum(ops.square(det_gradient(x))), [x])[0], regular(2, 2),
         lambda x: 2 * x, label="second"),
     row("slogdet", ops.slogdet, regular(2, 3, 3), lambda x: tuple(np.linalg.slogdet(x))),

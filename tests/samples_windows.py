@@ -111,6 +111,13 @@ def adaptive(x, size, combine):
     return y
 
 
+def where_from(x, y):
+    """Row-major places in x, whose elements differ, of the elements of y."""
+    plane = x.reshape(*x.shape[:2], -1)
+    same = y.reshape(*y.shape[:2], -1, 1) == plane[:, :, None]
+    return same.argmax(-1).reshape(y.shape)
+
+
 def fractional(x, u, kernel, size):
     """Fractional max pooling by its definition; u in the order of the axes."""
     y = np.zeros((*x.shape[:2], *size))
@@ -175,7 +182,7 @@ POOL = [
         lambda y: sum(windows.put(y / [2, 3, 2], np.full(y.shape, k), (5,), (3,), **OVERLAP)
                       for k in range(3))),
     row("lp_pool", lambda x: ops.lp_pool(x, 3, 3, 2, 1), positive(1, 2, 5, 5),
-        lambda x: windows.pool(x, (3, 3), power_mean(3), **OVERLAP)),
+        lambda x: windows.pool(x, (3, 3), power_mean(3), **OVERLAP), 3),
     row("lp_pool1d", lambda x: ops.lp_pool1d(x, 1, 2), normal(1, 2, 6),
         lambda x: windows.pool(x, (2,), np.sum, stride=2)),
     row("lp_pool2d", lambda x: ops.lp_pool2d(x, 1.5, 2, channel_last=True), positive(1, 4, 4, 2),
@@ -219,6 +226,9 @@ POOL = [
           ("1d", ops.adaptive_max_pool1d, (2, 2, 5), 8, (8,)),
           ("2d", ops.adaptive_max_pool2d, (1, 2, 6, 4), 2, (2, 2)),
           ("3d", ops.adaptive_max_pool3d, (1, 1, 3, 4, 5), (2, 4, 3), (2, 4, 3)))),
+    row("adaptive_max_pool", lambda x: ops.adaptive_max_pool(x, (3, 2), True), distinct(1, 2, 4, 5),
+        lambda x: (adaptive(x, (3, 2), np.max), where_from(x, adaptive(x, (3, 2), np.max))),
+        label="indices"),
     row("fractional_max_pool2d", lambda x: ops.fractional_max_pool2d(x, (2, 3), (4, 3), samples=U2),
         distinct(1, 2, 7, 8), lambda x: fractional(x, U2[..., ::-1], (2, 3), (4, 3))),
     row("fractional_max_pool3d",
@@ -368,7 +378,7 @@ SAMPLED = [
         lambda x, g: sampled(x, pixels(g, (4, 5), False), "grid-constant")),
     row("grid_sample", lambda x, g: ops.grid_sample(x, g, "bilinear", "reflection", True),
         [normal(2, 1, 4, 5), fixed(GRID)],
-        lambda x, g: sampled(x, pixels(g, (4, 5), True), "mirror"), label="reflection"),
+        lambda x, g: sampled(x, pixels(g, (4, 5), True), "mirror"), 3, label="reflection"),
     row("grid_sample", lambda x, g: ops.grid_sample(x, g, "linear", "border"),
         [normal(1, 2, 2, 3, 4), fixed(np.random.default_rng(4).uniform(-1.3, 1.3, (1, 5, 3)))],
         lambda x, g: sampled(x, pixels(g, (2, 3, 4), False), "nearest"), label="3d"),

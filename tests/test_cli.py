@@ -1,7 +1,9 @@
 """The command line as a program: start, help, streams, colour, files, exit codes."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -272,3 +274,41 @@ def interrupted(*args, **kwargs):
 
 def test_every_command_has_a_body():
     assert sorted(program.commands) == sorted(c.name for c in COMMANDS)
+
+
+# ------------------------------------------------------------------------------ progress, cores
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_terminals(terminal):
+    """A bar on stderr where that is a terminal, and never anything on stdout."""
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    words = ["profile", "mlp.py:step", "--quick", "--runs", "40", "--no-roofs", "--json", "-"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "staticgraph", *words],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end of a pty is closed
+        while part := os.read(ours, 4096):
+            seen += part
+    out, _ = child.communicate()
+    os.close(ours)
+    assert child.returncode == 0
+    assert json.loads(out)["wall"]["runs"] == 40
+    assert (b"mlp.py:step" in seen) == terminal
+    assert (b"\x1b[" in seen) == terminal
+
+
+@pytest.mark.usefixtures("models")
+def test_pin(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 1, 3})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: pinned.append(cores))
+    assert invoke("graph", "mlp.py:step", "--pin", "--threads", "2").exit_code == 0
+    assert invoke("graph", "mlp.py:step", "--pin").exit_code == 0
+    assert pinned == [[1, 3], [1, 3, 5]]

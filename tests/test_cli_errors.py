@@ -168,6 +168,15 @@ def test_a_simulator_measures_nothing(monkeypatch):
 
 
 @pytest.mark.usefixtures("files")
+def test_what_fails_while_running_is_told():
+    """Labels out of range: no line of the user's is to blame, the op's message says what is."""
+    result = invoke("profile", "mlp.py:step", "-i", "label=:int,9,10", "--quick", "--no-roofs")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: mlp.py:step raised NumericError while it ran: ")
+    assert "your code" not in result.stderr
+
+
+@pytest.mark.usefixtures("files")
 def test_frames_shown_are_the_users():
     Path("outer.py").write_text("import mlp\n\ndef f():\n    return mlp.misfit()\n")
     err = invoke("memory", "outer.py:f").stderr

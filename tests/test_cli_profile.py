@@ -5,58 +5,32 @@ import gzip
 import io
 import json
 import re
-from dataclasses import replace
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from clitools import invoke, masked, models  # noqa: F401  a fixture
+from clitools import invoke, made_up, masked, models  # noqa: F401  a fixture
 from hypothesis import given
 from hypothesis import strategies as st
 
 import staticgraph as sg
-from staticgraph.cli import drawing, layout, memory
+from staticgraph.cli import drawing, machine, memory
 from staticgraph.cli.checks import Check, Range
 from staticgraph.cli.columns import Column, lines
+from staticgraph.cli.models import Request, load_model
+from staticgraph.profiling import layout
 from staticgraph.profiling.report import load_report
-from staticgraph.profiling.rows import Interval, Roof
+from staticgraph.profiling.rows import Level, Machine, Roof
 
 QUICK = ("--quick", "--runs", "12", "--warmup", "2", "--no-roofs")
 
 
 @pytest.fixture
 def saved(models):  # noqa: F811
-    """A profile with made-up times, so that every digit on the screen is known."""
-    invoke("profile", "mlp.py:step", *QUICK, "-o", "real.sgprof")
-    report = load_report("real.sgprof")
-    rows = []
-    for k, row in enumerate(report.kernels, 1):
-        time = k * 1.5e-6
-        rows.append(
-            replace(
-                row, median=time, ci=Interval(time * 0.98, time * 1.03), share=k / 100, cum=k / 50,
-                gbps=k * 1.25, gflops=k * 10.5, repeat=None, timing="stamps", roof_level="L2",
-                roof_percent=10.0 * k, roof_low=9.0 * k, roof_high=11.0 * k, bound="L2",
-                could_save=time / 2, threads_busy=[0.9, 0.4], imbalance=0.25, total=time,
-            )
-        )  # fmt: skip
-    report.kernels = rows
-    report.ops = [replace(op, seconds=1e-6, share=0.01) for op in report.ops]
-    report.compile = replace(
-        report.compile, total=1.25, plan=0.25, kernels=0.75, cache_hits=2, cache_misses=1,
-        passes=[replace(p, seconds=0.01) for p in report.compile.passes],
-    )  # fmt: skip
-    report.wall = replace(
-        report.wall, median=2e-4, ci=Interval(1.9e-4, 2.1e-4), min=1.8e-4, p95=3e-4, runs=12,
-        outliers=1, warmup=2, stable=True,
-    )  # fmt: skip
-    report.coverage = replace(report.coverage, kernels=0.95, gaps=0.05)
-    report.gaps = [replace(g, share=0.01 * k) for k, g in enumerate(report.gaps, 1)]
-    report.overhead = replace(report.overhead, note="stamped runs were +0.5 % slower")
-    report.noise = replace(report.noise, resolvable=0.03, note="differences below 3 % are noise")
-    report.advice = []
-    report.model.versions = {}
-    report.save("run.sgprof")
+    """A profile of which every digit is known."""
+    made_up().save("run.sgprof")
     return models
 
 
@@ -76,13 +50,21 @@ def test_show_by(by, golden):
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.usefixtures("models")
-def test_profile(width, golden):
-    """The times of a real profile are masked; advice and noise depend on the machine."""
-    text = invoke("profile", "mlp.py:step", *QUICK, "--sort", "name", COLUMNS=str(width)).stdout
-    assert max(map(len, text.splitlines())) <= width
-    head, table, _ = masked(text).split("\n\n")
-    steady = [line for line in head.splitlines() if not line.startswith(("accounted", " "))]
-    assert "\n".join([*steady, table]) == golden
+def test_profile(width):
+    """A real profile: what does not depend on times."""
+    result = invoke("profile", "mlp.py:step", *QUICK, "--top", "0", COLUMNS=str(width))
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= width
+    head, table, _ = masked(result.stdout).split("\n\n")
+    assert head.startswith("mlp.py:step forward+grad bool float32 int64")
+    assert "inputs x: f32[#, #], label: i64[#] random, seed #" in head
+    assert "\nwall # # % CI [#, #] min # p95 #\n" in head
+    kernels = load_model(Request("mlp.py:step")).function.kernels
+    titles, *rows = table.splitlines()
+    assert titles.split()[:2] == ["#", "kernel"]
+    assert set(["median", "%", "GF/s", "where"]) <= set(titles.split())
+    assert len(rows) == len(kernels)
+    assert all(row.count("mlp.py:#") == 1 for row in rows)
 
 
 @pytest.mark.usefixtures("saved")
@@ -93,12 +75,11 @@ def test_rows_are_chosen_and_sorted():
 
     report = load_report("run.sgprof")
     count = len(report.kernels)
-    assert names() == [str(k) for k in range(count, 0, -1)]  # the dearest first
-    assert names("--sort", "waste") == names()
+    assert names() == ["2", "3", "1"]  # the dearest first
+    assert names("--sort", "waste") == ["3", "2", "1"]
     by_name = sorted(report.kernels, key=lambda r: r.name)
     assert names("--sort", "name") == [str(r.index) for r in by_name]
-    chosen = [r for r in report.kernels if r.name.startswith("matmul")]
-    assert len(names("-k", "matmul*")) == len(chosen) > 0
+    assert names("-k", "matmul*") == ["1"]
     assert "no kernel of that name" in invoke("show", "run.sgprof", "-k", "nothing").stdout
     shown = invoke("show", "run.sgprof", "--top", "1").stdout
     assert f"{count - 1} more kernels" in shown
@@ -127,9 +108,6 @@ def test_show_imports_no_compiler():
         "except SystemExit as end: assert end.code == 0\n"
         "print('LOADED', [m for m in ('numba', 'scipy', 'llvmlite') if m in sys.modules])"
     )
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
@@ -221,7 +199,7 @@ def test_stages():
         json.loads(invoke("graph", "mlp.py:step", "--stage", s, "--json", "-").stdout)["nodes"]
         for s in ("built", "cse", "optimized")
     )
-    assert len(built) >= len(after) > len(done)
+    assert len(after) > len(done)
     assert {"kernel"} <= {n["kind"] for n in done}
     assert "kernel" not in {n["kind"] for n in built}
 
@@ -323,14 +301,12 @@ def test_machine(monkeypatch):
 
     def known(refresh=False):
         assert refresh
-        levels = [machine.Level(name="DRAM", size=0, working_set=10**8, read=roof, triad=roof)]
-        return machine.Machine(
+        levels = [Level(name="DRAM", size=0, working_set=10**8, read=roof, triad=roof)]
+        return Machine(
             cpu="A CPU", cores=2, threads=1, date="2026-01-02", versions={}, levels=levels,
             levels_one=levels, fma={"float32": roof}, fma_one={"float32": roof}, sgemm=roof,
             blas=roof, seconds=1.0,
         )  # fmt: skip
-
-    from staticgraph.cli import machine
 
     monkeypatch.setattr(machine, "machine", known)
     text = invoke("machine", "--refresh").stdout
@@ -352,8 +328,7 @@ def test_columns_are_dropped_in_their_order():
 def test_paths_lose_their_begin():
     columns = [Column("n"), Column("where", "<", cut="left")]
     (_, line) = lines(columns, [["1", "a/very/long/path/of/a/model.py:14"]], 23)
-    assert line == "1  …f/a/model.py:14".ljust(len(line))
-    assert len(line) <= 23
+    assert line == "1  …th/of/a/model.py:14"
 
 
 def test_memory_plot():
@@ -396,7 +371,7 @@ def test_checks(text, expected):
     assert Check(text).holds(MEASURED) is expected
 
 
-def test_quantities_and_masks_of_the_tests():
+def test_the_mask_of_these_tests():
     assert masked("wall  348us   99 % CI [344us, 1.5ms] 12 runs f32[8]") == (
         "wall # # % CI [#, #] # runs f32[#]"
     )

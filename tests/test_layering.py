@@ -20,8 +20,9 @@ ORDER = """
     ops.activation ops.reduce ops.matmul ops.gather ops.index ops.scan ops.sort
     ops.window ops.conv ops.convolve ops.resize ops.pool ops.pooling ops.unpool ops.adaptive
     ops.sample
-    ops.norm ops.vectors ops.loss ops.classloss ops.randombits ops.random ops.quantize ops.einsum ops.recurrent ops.sparse
-    ops.matrix ops.triangular ops.linalg ops.decompose ops.determinant ops
+    ops.norm ops.vectors ops.loss ops.classloss ops.randombits ops.random ops.quantize
+    ops.einsum ops.recurrent ops.sparse ops.attention
+    ops.matrix ops.triangular ops.linalg ops.decompose ops.determinant ops.fft ops
 
     rewrite gradient
     arraytext textreader text verify interpret archive
@@ -29,10 +30,12 @@ ORDER = """
     fusion passmanager count
 
     codegen.affine codegen.lower codegen.ahead codegen.cpu
-    passes.inline passes.guard passes.fold passes.values passes.branches passes.simplify passes.cse
-    passes.handover passes.sink passes.fuse
+    passes.inline passes.guard passes.expanded passes.fold passes.values passes.branches passes.simplify passes.cse
+    passes.handover passes.sink passes.edges passes.fuse
     passes.remat.dag passes.remat.dagjson passes.remat.simulate
-    passes.remat.cutmodel passes.remat.bound passes.remat.plan
+    passes.remat.cutmodel passes.remat.cutplan passes.remat.bound passes.remat.plan
+    passes.remat.annealstate passes.remat.annealmoves passes.remat.anneal passes.remat.best
+    passes.remat.pareto passes.remat.families
     passes.remat.phases passes.remat.exact passes.remat.chains passes.remat.rotor passes.remat.chen
     passes.remat.lowersets passes.remat.checkmate passes.remat.knapsack passes.remat.dtr
     passes.remat.reorder
@@ -47,8 +50,9 @@ ORDER = """
     codegen.contract_parts codegen.contract_patches codegen.contract_matmul codegen.contract_dot
     codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
     codegen.contract
-    byhand.source byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
-    byhand.lapack byhand.linalg byhand.decompose byhand.table
+    byhand.source byhand.attention byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
+    byhand.fftlines byhand.fft
+    byhand.lapack byhand.elimination byhand.linalg byhand.decompose byhand.table
     codegen.epilogue codegen.select
     codegen.cudatext codegen.cuda codegen.cudatile codegen.cudasinks codegen.cudaselect
 
@@ -59,21 +63,27 @@ ORDER = """
     cudamath cudadevice cudarun
 
     profiling profiling.rows profiling.units profiling.stats profiling.summary profiling.groups
-    profiling.export profiling.table profiling.report
+    profiling.export profiling.table profiling.assembly profiling.layout profiling.pictures
+    profiling.html profiling.report
 
     compile frontend optim gradcheck
 
     profiling.machine profiling.measure profiling.kernelrows profiling.arena profiling.roofline
     profiling.advice profiling.profiler
+    profiling.remarks profiling.remarkchild profiling.explaintext
+    profiling.explain
+
+    study.rows study.budgets study.costs study.process study.canvas study.pictures study.text
+    study.pareto study.why study
 
     public __init__
 
     cli cli.problems cli.frame cli.options cli.commands __main__
     cli.quantity cli.columns cli.checks cli.terminal cli.outputs cli.reporting
     cli.naming cli.inputs cli.models cli.worker cli.measuring cli.verdicts cli.comparison
-    cli.layout cli.drawing
-    cli.profile cli.bench cli.memory cli.compare cli.graph cli.show cli.machine cli.cache
-    cli.doctor cli.completion
+    cli.drawing
+    cli.explain cli.profile cli.bench cli.pareto cli.memory cli.compare cli.graph cli.show cli.machine
+    cli.cache cli.doctor cli.completion
 """
 LAYERS = ORDER.split()
 
@@ -81,13 +91,19 @@ LAYERS = ORDER.split()
 INSIDE = {
     ("__init__", "staticgraph.public"): "for type checkers; at run time the first use loads it",
     ("primitives", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("profiling.report", "staticgraph.kernels"): "it loads LLVM, which only a page with code needs",
+    ("profiling.report", "staticgraph.native"): "it loads LLVM, which only a page with code needs",
     ("compile", "staticgraph.profiling.profiler"): "only a profile needs it, and it compiles",
+    ("compile", "staticgraph.profiling.explain"): "only an explanation needs it",
+    ("study.rows", "staticgraph.study.text"): "only a table needs it",
+    ("study.rows", "staticgraph.study.pictures"): "only a picture needs it",
     ("ops.einsum", "opt_einsum"): "only contractions of three operands and more need a path",
     ("cudamath", "numba.cuda"): "Numba's simulator has no libdevice",
     ("cudadevice", "numba.cuda"): "Numba's simulator has no dispatcher",
     ("cudadevice", "numba.cuda.simulator.kernelapi"): "only the simulator needs its shared memory",
     ("cudarun", "staticgraph.cudadevice"): "it imports numba.cuda, which only target='cuda' needs",
     ("passes.remat.cutmodel", "scipy"): "only memory studies need SciPy",
+    ("passes.remat.best", "staticgraph.passes.remat.anneal"): "it imports Numba",
     ("passes.remat.checkmate", "scipy.optimize"): "only this oracle needs it",
     ("passes.remat.checkmate", "scipy.sparse"): "only this oracle needs it",
     ("passes.remat.knapsack", "scipy.optimize"): "only the integer solver needs it",

@@ -15,7 +15,7 @@ import staticgraph as sg
 from staticgraph.errors import InternalError
 from staticgraph.ir import Graph
 from staticgraph.offsets import Block, check
-from staticgraph.passes import PIPELINES, guard, inline
+from staticgraph.passes import MEANING, PIPELINES
 from staticgraph.plan import ALIGN, Buffer, Plan, Ref, build
 
 ops = sg.ops
@@ -26,7 +26,7 @@ def plan_of(outputs, updates=None, pipeline: str = "default") -> Plan:
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     roots = [*outputs, *(updates or {}).values()]
     inputs = [n.results[0] for n in Graph((), roots).nodes if n.op.name == "input"]
-    return build(PIPELINES[pipeline](guard(inline(Graph(inputs, outputs, updates or {})))))
+    return build(PIPELINES[pipeline](MEANING(Graph(inputs, outputs, updates or {}))))
 
 
 def blocks_apart(plan: Plan) -> None:

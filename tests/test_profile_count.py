@@ -84,6 +84,10 @@ ROWS = {
         lambda: ops.conv1d(x(2, 4, 10), y(6, 2, 3), stride=2, padding=1, groups=2),
         2 * (2 * 6 * 2) * conv_pairs(10, 3, 2, 1, 1, 1), 0, (80 + 36) * F, 2 * 6 * 5 * F,
     ),
+    "cumsum": (lambda: ops.cumsum(x(4, 9), axis=1), 4 * 8, 0, 36 * F, 36 * F),
+    "cumprod": (
+        lambda: ops.cumprod(x(4, 9, dtype="complex64"), axis=1), 6 * 4 * 8, 0, 36 * C, 36 * C,
+    ),
     "max_pool": (
         lambda: ops.max_pool2d(x(1, 2, 8, 8), 2), 1 * 2 * 16 * 3, 0, 128 * F, 32 * F,
     ),
@@ -146,6 +150,33 @@ def test_convolutions_and_their_gradients_meet_the_same_pairs(n, kernel, stride,
     for name, found in seen.items():
         assert found == pairs, name
     assert seen
+
+
+def _steps_of_cholesky(n):
+    """Square roots, divisions, and the multiplications and additions of each update."""
+    return sum(1 + (n - k) + (n - k) * (n - k + 1) for k in range(1, n + 1))
+
+
+def _steps_of_lu(n):
+    return sum((n - k) + 2 * (n - k) ** 2 for k in range(1, n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_factorizations_as_their_loops_count(n):
+    def flops(t, name):
+        found, stack = [], [t.node]
+        while stack:
+            node = stack.pop()
+            found += [cost(node).flops] if node.op.name == name else []
+            stack += [o.node for o in node.operands]
+        return max(found)
+
+    a, b = x(3, n, n), y(3, n, 4)
+    assert flops(ops.cholesky(a), "cholesky_factor") == 3 * _steps_of_cholesky(n)
+    assert flops(ops.solve(a, b), "lu_factor") == 3 * _steps_of_lu(n)
+    solved = ops.solve_triangular(a, b)
+    # n (n - 1) / 2 multiplications and subtractions, and n divisions, per right-hand side.
+    assert flops(solved, "triangular_solve") == 3 * 4 * (n * (n - 1) + n)
 
 
 # -- fusion changes no count ----------------------------------------------------------------------

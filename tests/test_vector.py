@@ -119,6 +119,17 @@ def test_loads_and_stores(code, rng):
 
 
 @pytest.mark.parametrize("code", DTYPE)
+def test_every_second_element(code, rng):
+    x = samples(code, rng, 160)
+    picked = np.ones_like(x)
+    # The last lane of the last tile reads the last element.
+    run(["m = lanes(t + 7)", f"vst_{code}(p1, t * 16, vld2_{code}(p0, t * 14 + 3, m))"], x, picked)
+    tile, lane = np.divmod(np.arange(160), 16)
+    place = tile * 14 + 3 + 2 * lane
+    same(picked, np.where(lane < tile + 7, x[np.minimum(place, 159)], np.zeros_like(x)))
+
+
+@pytest.mark.parametrize("code", DTYPE)
 def test_packed_stores(code, rng):
     x, mask = samples(code, rng, 160), rng.random(160) < 0.4
     packed, counts = np.ones(200, x.dtype), np.zeros(10, np.int64)

@@ -7,11 +7,13 @@ Everything here works on a `Dag` alone, whatever framework it came from.
 """
 
 from staticgraph.passes.remat import (
+    best,
     chains,
     checkmate,
     chen,
     dtr,
     exact,
+    families,
     knapsack,
     lowersets,
     reorder,
@@ -20,6 +22,7 @@ from staticgraph.passes.remat import (
 from staticgraph.passes.remat.bound import Bound, Floor, floor, lower_bound
 from staticgraph.passes.remat.dag import Dag
 from staticgraph.passes.remat.dagjson import from_json, load, to_json
+from staticgraph.passes.remat.pareto import pareto
 from staticgraph.passes.remat.plan import STRATEGIES, Plan, solve, strategy
 from staticgraph.passes.remat.simulate import Simulation, simulate, validate
 
@@ -30,17 +33,20 @@ __all__ = [
     "Floor",
     "Plan",
     "Simulation",
+    "best",
     "chains",
     "checkmate",
     "chen",
     "dtr",
     "exact",
+    "families",
     "floor",
     "from_json",
     "knapsack",
     "load",
     "lower_bound",
     "lowersets",
+    "pareto",
     "reorder",
     "rotor",
     "simulate",

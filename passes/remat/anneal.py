@@ -21,17 +21,20 @@ _SPREAD = 3  # slots for each op
 class Search:
     """A sequence that is being improved towards the least cost within the budget.
 
+    weight: what a byte above the budget costs at first, in the cost of one pass for each budget.
     best: the cheapest sequence met within the budget, `cost` its cost (inf while there is none).
     """
 
-    def __init__(self, dag: Dag, budget: int, sequence: Sequence[int], seed: int = 0):
+    def __init__(
+        self, dag: Dag, budget: int, sequence: Sequence[int], seed: int = 0, weight: float = 1.0
+    ):
         self.dag = dag
         self.budget = budget
         self.best: list[int] = []
         self.cost = math.inf
         self._costs = np.array(dag.cost)
         self._node, self._link = _graph(dag)
-        self._weight = dag.total / max(1, budget)
+        self._weight = weight * dag.total / max(1, budget)
         # The sequence of seeds must not be a sequence of states: xorshift needs bits well mixed.
         self._random = np.array(
             [np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] | 1], np.uint64
@@ -58,7 +61,7 @@ class Search:
         return [int(v) for v in ops[ops >= 0]]
 
     def run(
-        self, moves: int, hot: float, cold: float, mix: Sequence[int] = (30, 45, 75, 90, 100)
+        self, moves: int, hot: float, cold: float, mix: Sequence[int] = (20, 40, 60, 80, 100)
     ) -> None:
         """Try that many moves while the temperature falls; both are fractions of one pass.
 

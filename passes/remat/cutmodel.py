@@ -1,9 +1,10 @@
 """A linear program whose optimum no plan within a budget can undercut: the *cut bound*.
 
 Fix a chain of nodes t_1, ..., t_k, each an ancestor of the next, and look at any plan at the
-moments when each of them runs for the first time. The moments part the plan into segments 0..k; whatever
-is needed in a later segment is held across the moment (bytes, against the budget) or computed again
-there (cost, and it needs its own inputs held or computed again). Two kinds of 0/1 variables say so:
+moments when each of them runs for the first time. The moments part the plan into segments 0..k;
+whatever is needed in a later segment is held across the moment (bytes, against the budget) or
+computed again there (cost, and it needs its own inputs held or computed again). Two kinds of 0/1
+variables say so:
 
     run[j, v]   v is computed at least once in segment j
     hold[j, v]  v is live while t_j runs and stays live after it
@@ -29,10 +30,14 @@ import numpy as np
 
 from staticgraph.passes.remat.dag import Dag
 
-# The solver's tolerances are absolute, so costs are scaled to this total and bytes to the budget.
-_TOTAL = 1e4
-# What the solver's tolerances may add to its bound, as a fraction of one pass.
-_MARGIN = 1e-8
+# The solver works with floats and absolute tolerances. Rows of fractions of bytes make it lose
+# solutions that fill the budget exactly, so bytes are given as whole numbers of a common unit, and
+# costs too where they are whole numbers of one; else they are scaled to a total of `_TOTAL`.
+_MOST_NODES = 1 << 30
+_MOST_UNITS = 1 << 28
+_TOTAL = 1e6
+# What the solver's tolerances may add to its bound, in its own units of cost.
+_MARGIN = 1e-3
 
 
 class Solution(NamedTuple):
@@ -59,7 +64,7 @@ class CutModel:
         self.dag = dag
         self.cuts = tuple(cuts)
         self._first, self._last = first_runs(dag, self.cuts, stored)
-        self._unit = _TOTAL / dag.total if dag.total else 1.0
+        self._unit, self._whole = _cost_unit(dag)
         self._columns: dict[tuple[str, int, int], int] = {}
         self._costs: list[float] = []
         self._constant = 0.0
@@ -75,7 +80,7 @@ class CutModel:
             return False
         if j == self._first[v] == self._last[v]:
             return True
-        return self._column("run", j, v, self.dag.cost[v] * self._unit)
+        return self._column("run", j, v, self.dag.cost[v] / self._unit)
 
     def _hold(self, j: int, v: int) -> int | bool:
         if j <= self._first[v]:
@@ -111,7 +116,7 @@ class CutModel:
         for j in range(self._first[v], k + 1):
             here = self._run(j, v)
             if here is True:
-                self._constant += dag.cost[v] * self._unit
+                self._constant += dag.cost[v] / self._unit
             if here is not False:
                 for u in dag.inputs[v]:
                     self._rows.add([(self._run(j, u), 1), (self._hold(j, u), 1), (here, -1)], 0)
@@ -124,22 +129,33 @@ class CutModel:
         if v in dag.outputs:
             self._rows.add([(self._run(k, v), 1), (self._hold(k, v), 1)], 1)
 
-    def solve(self, budget: int, *, relaxed: bool = False, seconds: float = 60.0) -> Solution:
+    def solve(
+        self,
+        budget: int,
+        *,
+        relaxed: bool = False,
+        gap: float = 0.0,
+        nodes: int = _MOST_NODES,
+        seconds: float = 60.0,
+    ) -> Solution:
         """The least cost that these moments leave possible within `budget` bytes.
 
         relaxed: solve the linear program only; its optimum is a weaker bound, but it has prices.
-        seconds: a limit for the solver; the best bound it has proved by then is returned.
+        gap, nodes, seconds: where the solver may stop (relative gap of the extra cost, nodes of its
+        search tree, time); the best bound it has proved by then is returned.
         """
         from scipy import optimize, sparse  # a large import that only memory studies pay for
 
         n = max(1, len(self._costs))
         costs = np.zeros(n)
         costs[: len(self._costs)] = self._costs
-        rows, least = self._rows.matrix(n), np.asarray(self._rows.least)
-        memory = self._memory.matrix(n, 1.0 / budget)
-        spare = np.asarray(self._memory.least) / budget - 1.0
-        matrix = sparse.vstack([sparse.csr_matrix(rows), sparse.csr_matrix(memory)])
-        least = np.concatenate([least, spare])
+        # Rounded so that the rows only become easier to satisfy.
+        unit = max(math.gcd(*self.dag.size, *self.dag.extra), -(-budget // _MOST_UNITS))
+        rows, memory = self._rows.matrix(n), self._memory.matrix(n)
+        memory.data = np.ceil(memory.data / unit)
+        spare = np.floor((np.asarray(self._memory.least) - budget) / unit)
+        matrix = sparse.vstack([rows, memory], format="csr")
+        least = np.concatenate([self._rows.least, spare])
         if relaxed:
             result = optimize.linprog(
                 costs, A_ub=-matrix, b_ub=-least, bounds=(0, 1), options={"time_limit": seconds}
@@ -151,16 +167,17 @@ class CutModel:
                 integrality=np.ones(n),
                 bounds=optimize.Bounds(0, 1),
                 constraints=optimize.LinearConstraint(matrix, least, np.inf),
-                options={"mip_rel_gap": 0.0, "time_limit": seconds},
+                options={"mip_rel_gap": gap, "node_limit": nodes, "time_limit": seconds},
             )
             proved = result.mip_dual_bound if result.mip_dual_bound is not None else 0.0
         if result.status == 2:
             return Solution(math.inf)
-        cost = (max(0.0, proved) + self._constant) / self._unit - _MARGIN * self.dag.total
+        units = max(0.0, proved) + self._constant - _MARGIN
+        cost = (math.ceil(units) if self._whole else units) * self._unit
         prices: tuple[float, ...] = ()
         if relaxed and result.status == 0:
             marginal = -result.ineqlin.marginals[-len(self.cuts) :]
-            prices = tuple(float(p) / self._unit / budget for p in marginal)
+            prices = tuple(float(p) * self._unit / unit for p in marginal)
         held, runs = self._chosen(result.x)
         return Solution(max(cost, self.dag.total), prices, held, runs)
 
@@ -207,17 +224,24 @@ class _Rows:
             self._ends.append(len(self._columns))
             self.least.append(float(least))
 
-    def matrix(self, n: int, scale: float = 1.0) -> Any:
-        """What `scipy.sparse.csr_array` is made of: (data, columns, row starts) and the shape."""
+    def matrix(self, n: int) -> Any:
+        """The weights as a sparse matrix of n columns."""
         from scipy import sparse
 
-        data = np.asarray(self._weights) * scale
-        return sparse.csr_array((data, self._columns, self._ends), shape=(len(self.least), n))
+        parts = (np.asarray(self._weights), self._columns, self._ends)
+        return sparse.csr_matrix(parts, shape=(len(self.least), n))
 
 
-def first_runs(
-    dag: Dag, cuts: Sequence[int], stored: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _cost_unit(dag: Dag) -> tuple[float, bool]:
+    """What cost the solver is to count as one, and whether all costs are whole numbers of it."""
+    if all(c.is_integer() for c in dag.cost) and dag.total:
+        unit = math.gcd(*(int(c) for c in dag.cost))
+        if dag.total / unit < _MOST_UNITS:
+            return float(unit), True
+    return (dag.total or _TOTAL) / _TOTAL, False
+
+
+def first_runs(dag: Dag, cuts: Sequence[int], stored: bool) -> tuple[np.ndarray, np.ndarray]:
     """For each node the first and last segment in which its first run may fall."""
     n, k = len(dag), len(cuts)
     first, last = np.zeros(n, np.int64), np.full(n, k, np.int64)

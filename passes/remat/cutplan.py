@@ -4,54 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from staticgraph.passes.remat.bound import Bound
+from staticgraph.passes.remat.cutmodel import Solution
 from staticgraph.passes.remat.dag import Dag
 
 
-def sequence_of(dag: Dag, bound: Bound) -> list[int]:
-    """The stored order, with values that the bound's solution does not hold computed again.
+def sequence_of(dag: Dag, cuts: Sequence[int], solution: Solution) -> list[int]:
+    """The stored order, as far as the solution keeps it, with its recomputations.
 
     In each segment between the moments a value that is neither held nor computed yet is computed
     just before it is needed, and serves to the end of the segment. The peak may lie above the
     budget: the solution says nothing of what is live between the moments.
     """
-    if bound.solution is None or not bound.solution.held:
+    if not solution.runs:
         return list(range(len(dag)))
-    ends = [*bound.cuts, len(dag) - 1]
     sequence: list[int] = []
     done: set[int] = set()
-    start = 0
-    for segment, end in enumerate(ends):
-        ready = set(bound.solution.held[segment - 1]) & done if segment else set()
-        for v in range(start, end + 1):
-            for u in _needed(dag, v, ready, done):
-                sequence.append(u)
-                ready.add(u)
-                done.add(u)
-        if segment == len(ends) - 1:
-            for v in sorted(dag.outputs - ready):
-                sequence += _needed(dag, v, ready, done)
-        start = end + 1
+    for segment, runs in enumerate(solution.runs):
+        ready = solution.held[segment - 1] & done if segment else frozenset()
+        ready = set(ready)
+        moment = cuts[segment : segment + 1]
+        for v in [*sorted(runs - done - set(moment)), *moment]:
+            sequence += _needed(dag, v, ready, done)
+        done |= ready
+    for v in sorted(dag.outputs - ready):
+        sequence += _needed(dag, v, ready, done)
     return sequence
 
 
 def _needed(dag: Dag, v: int, ready: set[int], done: set[int]) -> list[int]:
-    """What must run for v to be ready: v after those of its operands that are not."""
+    """What must run for v to be ready, now counted as ready: v after what it lacks."""
     order: list[int] = []
-    met = set()
     stack = [v]
     while stack:
         w = stack[-1]
-        missing = [
-            u
-            for u in dag.inputs[w]
-            if u not in ready and u not in met and not (u in dag.fixed and u in done)
-        ]
-        if w in met or w in ready:
+        once = w in dag.fixed and w in done
+        lacking = [u for u in dag.inputs[w] if u not in ready]
+        if w in ready or once:
             stack.pop()
-        elif missing:
-            stack.append(missing[0])
+            ready.add(w)
+        elif lacking:
+            stack += lacking[:1]
         else:
-            met.add(stack.pop())
+            ready.add(stack.pop())
             order.append(w)
     return order

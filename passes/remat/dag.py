@@ -51,7 +51,7 @@ class Dag:
         put(self, "names", _named(self.names, n))
         put(self, "outputs", frozenset(self.outputs))
         put(self, "extra", tuple(_whole(b, "extra") for b in self.extra) or (0,) * n)
-        put(self, "inplace", tuple(s or None for s in self.inplace) or (None,) * n)
+        put(self, "inplace", tuple(frozenset(s or ()) or None for s in self.inplace) or (None,) * n)
         put(self, "fixed", frozenset(self.fixed))
         self._check()
 

@@ -93,6 +93,11 @@ class _Runtime:
         while stack:
             w = stack[-1]
             lacking = next((u for u in self.dag.inputs[w] if u not in self.held), None)
+            if lacking in self.dag.fixed and lacking in self.evicted:
+                raise BudgetError(
+                    f"dtr ({self.heuristic}): {self.dag.label(lacking)} is fixed to run once, had "
+                    f"to be evicted at {self.budget} bytes, and is read again"
+                )
             if lacking is None:
                 self._compute(w)
                 self._pin(w, -1)
@@ -133,7 +138,10 @@ class _Runtime:
 
     def _victim(self, v: int) -> int:
         dag = self.dag
-        free = [u for u in self.held if not self.pins[u] and dag.size[u] and u not in dag.fixed]
+        free = [u for u in self.held if not self.pins[u] and dag.size[u]]
+        # What may not run again goes last, and only after its last use in the stored order.
+        done = [u for u in free if u in dag.fixed - dag.outputs and not self.uses_left[u]]
+        free = [u for u in free if u not in dag.fixed] or done
         if not free:
             raise BudgetError(
                 f"dtr ({self.heuristic}): {dag.label(v)} does not fit next to what it takes: "

@@ -176,17 +176,19 @@ def layered(n: int, seed: int = 0, width: float = 0.3, density: float = 0.2) -> 
     """A random layered graph: uneven bytes and costs, a few edges that skip layers, one sink."""
     rng = random.Random(seed)
     layers: list[list[int]] = [[0]]
-    inputs: list[tuple[int, ...]] = [()]
+    inputs: list[set[int]] = [set()]
     while len(inputs) < n - 1:
-        breadth = max(1, min(n - 1 - len(inputs), round(rng.gauss(1, 0.3) * width * n**0.75)))
-        nodes = range(len(inputs), len(inputs) + breadth)
-        for _ in nodes:
-            near = [u for u in layers[-1] if rng.random() < density] or [rng.choice(layers[-1])]
-            far = [u for layer in layers[:-1] for u in layer if rng.random() < 0.14 / len(inputs)]
-            inputs.append(tuple(sorted({*near, *far})))
-        layers.append(list(nodes))
-    unread = sorted(set(range(n - 1)) - {u for operands in inputs for u in operands})
-    inputs.append(tuple(unread))
+        breadth = max(1, min(n - 1 - len(inputs), round(rng.gauss(1, 0.3) * width * n**0.65)))
+        layer = list(range(len(inputs), len(inputs) + breadth))
+        for _ in layer:
+            near = {u for u in layers[-1] if rng.random() < density} or {rng.choice(layers[-1])}
+            far = {u for u in range(layers[-1][0]) if rng.random() < 0.2 / len(inputs)}
+            inputs.append(near | far)
+        for u in layers[-1]:
+            if all(u not in inputs[v] for v in layer):
+                inputs[rng.choice(layer)].add(u)
+        layers.append(layer)
+    inputs.append(set(layers[-1]))
     sizes = tuple(10 * rng.randint(1, 500) for _ in range(n))
     costs = tuple(float(rng.randint(0, 1000)) for _ in range(n))
-    return Dag(costs, sizes, tuple(inputs), name=f"layered{n}")
+    return Dag(costs, sizes, tuple(tuple(sorted(i)) for i in inputs), name=f"layered{n}")

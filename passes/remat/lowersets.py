@@ -11,7 +11,8 @@ cost and the bytes of a set, U_i the values kept so far, and gradients as large 
 where d+ are the readers outside and d- what those read. `best_sets` finds the least overhead within
 a budget of *this* memory (the paper's TC), or the greatest (its MC: longer stretches free more) by
 dynamic programming over lower sets and their non-dominated pairs (overhead, M(U)). Over all lower
-sets the result is exact; over the ancestors of each node ("approximate") there are O(n^2) steps.
+sets the result is exact, as long as no set has more than 20,000 / (number of sets) such pairs; over
+the ancestors of each node ("approximate") there are O(n^2) steps.
 
 The real memory of a plan is the simulator's. The strategies therefore look for the budget in the
 paper's sense whose plan serves best.
@@ -36,7 +37,13 @@ _MOST_PAIRS = 20_000
 _BISECTIONS = 8
 
 
-_Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+class _Pairs(NamedTuple):
+    """For pairs in one list: the set of each, its overhead, the bytes kept, the pair before."""
+
+    of: np.ndarray
+    overhead: np.ndarray
+    kept: np.ndarray
+    before: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -125,9 +132,10 @@ def _best_plan(dag: Dag, budget: int, last: int, sets: Sequence[int], name: str)
         yield everything
         if simulate(dag, everything).peak <= budget:
             return
+        found = False
         for aim in ("time", "memory"):
             low, high = 0.0, search.most_memory()
-            for _ in range(_BISECTIONS):
+            for _ in range(0 if found else _BISECTIONS):
                 middle = (low + high) / 2
                 try:
                     plan = plan_of(dag, last, search.run(middle, aim))
@@ -137,6 +145,7 @@ def _best_plan(dag: Dag, budget: int, last: int, sets: Sequence[int], name: str)
                 yield plan
                 fits = simulate(dag, plan).peak <= budget
                 low, high = (middle, high) if fits else (low, middle)
+                found |= fits
 
     return cheapest(dag, budget, plans(), name)
 
@@ -172,51 +181,44 @@ class _Search:
         self.most_pairs = max(_MOST_PAIRS // len(self.sets), 16)
 
     def most_memory(self) -> float:
-        """A budget that every sequence of sets keeps."""
-        return float(self.need.max() + self.kept.max() * len(self.sets))
+        """A budget that the best sequences of sets need not exceed: all values and gradients."""
+        return float(self.need[0].max() + self.kept[0].max())
 
     def run(self, budget: float, aim: str) -> Choice:
         """`best_sets` within this budget."""
         sign = {"time": 1.0, "memory": -1.0}[aim]
-        # For each set the non-dominated (overhead, bytes kept), and where each pair came from.
-        pairs = [(np.zeros(1), np.zeros(1), np.zeros((1, 2), int))]
+        pairs = _Pairs(np.zeros(1, int), np.zeros(1), np.zeros(1), np.zeros(1, int))
         for j in range(1, len(self.sets)):
-            parts = [self._extended(pairs[i], i, j, budget) for i in self._before(j)]
-            joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-            pairs.append(self._pareto(*joined, sign))
-        overheads = pairs[-1][0]
-        if not len(overheads):
+            near = pairs.kept + self.need[pairs.of, j] <= budget
+            before = np.flatnonzero(near & self.within[pairs.of, j])
+            overhead = pairs.overhead[before] + self.overhead[pairs.of[before], j]
+            kept = pairs.kept[before] + self.kept[pairs.of[before], j]
+            best = _not_dominated(sign * overhead, kept, self.most_pairs)
+            new = (np.full(len(best), j), overhead[best], kept[best], before[best])
+            pairs = _Pairs(*(np.concatenate(both) for both in zip(pairs, new, strict=True)))
+        ends = np.flatnonzero(pairs.of == len(self.sets) - 1)
+        if not len(ends):
             raise BudgetError(f"lower sets: none keep the budget of {budget:.0f} bytes")
-        best = int(np.argmin(sign * overheads))
-        return self._traced(pairs, best)
+        return self._traced(pairs, int(ends[np.argmin(sign * pairs.overhead[ends])]))
 
-    def _before(self, j: int) -> list[int]:
-        return [int(i) for i in np.flatnonzero(self.within[:j, j])]
-
-    def _extended(self, pairs: _Pairs, i: int, j: int, budget: float) -> _Pairs:
-        overheads, kept, _ = pairs
-        fits = np.flatnonzero(kept + self.need[i, j] <= budget)
-        came = np.stack((np.full(len(fits), i), fits), axis=1)
-        return overheads[fits] + self.overhead[i, j], kept[fits] + self.kept[i, j], came
-
-    def _pareto(
-        self, overheads: np.ndarray, kept: np.ndarray, came: np.ndarray, sign: float
-    ) -> _Pairs:
-        order = np.lexsort((kept, sign * overheads))
-        kept_in_order = kept[order]
-        least = np.minimum.accumulate(kept_in_order)
-        better = np.concatenate(([True], kept_in_order[1:] < least[:-1]))[: len(order)]
-        order = order[better]
-        if len(order) > self.most_pairs:
-            order = order[np.linspace(0, len(order) - 1, self.most_pairs).astype(int)]
-        return overheads[order], kept[order], came[order]
-
-    def _traced(self, pairs: list[_Pairs], entry: int) -> Choice:
-        j, overhead = len(pairs) - 1, float(pairs[-1][0][entry])
-        sets, memory = [], 0.0
-        while j:
-            i, before = (int(x) for x in pairs[j][2][entry])
-            memory = max(memory, float(pairs[i][1][before] + self.need[i, j]))
+    def _traced(self, pairs: _Pairs, pair: int) -> Choice:
+        overhead, memory, sets = float(pairs.overhead[pair]), 0.0, []
+        while pair:
+            before, j = int(pairs.before[pair]), pairs.of[pair]
+            memory = max(memory, float(pairs.kept[before] + self.need[pairs.of[before], j]))
             sets.append(self.sets[j])
-            j, entry = i, before
+            pair = before
         return Choice(tuple(reversed(sets)), overhead, int(memory))
+
+
+def _not_dominated(overhead: np.ndarray, kept: np.ndarray, most: int) -> np.ndarray:
+    """The pairs that no other undercuts in both; `most` of them, evenly spread, if there are more.
+
+    Thinned out, the result is still a sequence of lower sets, though perhaps not the best.
+    """
+    order = np.lexsort((kept, overhead))
+    least = np.minimum.accumulate(kept[order])
+    order = order[np.concatenate(([True], kept[order][1:] < least[:-1]))[: len(order)]]
+    if len(order) > most:
+        order = order[np.linspace(0, len(order) - 1, most).astype(int)]
+    return order

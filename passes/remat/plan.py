@@ -92,7 +92,7 @@ def solve(
             f"budget of {budget} bytes: the least that strategy {name!r} reached is {made.peak}; "
             f"{least.reason(dag)}"
         )
-    bound = min(lower_bound(dag, budget).cost, made.cost)
+    bound = min(lower_bound(dag, budget, seconds=time_limit).cost, made.cost)
     return Plan(
         sequence=tuple(sequence),
         budget=budget,

@@ -22,9 +22,12 @@ from staticgraph.errors import DagError
 from staticgraph.passes.remat.dag import Dag
 from staticgraph.passes.remat.phases import cheapest
 from staticgraph.passes.remat.plan import strategy
+from staticgraph.passes.remat.simulate import simulate
 
 _MOST_STATES = 200_000
 _WIDTH = 16
+# What the strategy spends: states of an exact search, and nodes times the width of a beam.
+_QUICK, _WIDEST = 20_000, 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,12 @@ def best_order(dag: Dag, *, most_states: int = _MOST_STATES) -> list[int]:
     return _sequence(queue[0][-1])
 
 
-def beam_order(dag: Dag, *, width: int = _WIDTH) -> list[int]:
-    """An order of small peak, keeping the `width` best sets of each number of nodes done."""
+def beam_order(dag: Dag, *, width: int = _WIDTH, goal: int = 0) -> list[int]:
+    """An order of small peak, keeping the `width` best sets of each number of nodes done.
+
+    A set is better for a lower peak so far, peaks below `goal` bytes being equal, and then for
+    fewer bytes live.
+    """
     moves = _Moves(dag)
     states = [moves.start]
     for _ in range(len(dag)):
@@ -73,7 +80,7 @@ def beam_order(dag: Dag, *, width: int = _WIDTH) -> list[int]:
         for i, state in enumerate(states):
             for v in state.ready:
                 peak, live = moves.bytes(state, v)
-                rank = (max(peak, state.peak), live, i, v)
+                rank = (max(peak, state.peak, goal), live, i, v)
                 done = state.done | 1 << v
                 found[done] = min(rank, found.get(done, rank))
         chosen = heapq.nsmallest(width, found.values())
@@ -82,17 +89,28 @@ def beam_order(dag: Dag, *, width: int = _WIDTH) -> list[int]:
 
 
 @strategy("reorder")
-def reorder(dag: Dag, budget: int) -> Sequence[int]:
-    """The stored order if it fits, else the best order, else (a wide graph) a beam's."""
+def reorder(dag: Dag, budget: int) -> list[int]:
+    """The first that fits of the stored order, the best order, and beams of growing width.
 
-    def orders() -> Iterator[Sequence[int]]:
-        yield range(len(dag))
-        try:
-            yield best_order(dag, most_states=20_000)
-        except DagError:
-            yield beam_order(dag)
+    Beams are for graphs too wide for the best order, and as wide as the graph's size lets them be.
+    """
+    tried: list[Sequence[int]] = []
+    for order in _orders(dag, budget):
+        tried.append(order)
+        if simulate(dag, order).peak <= budget:
+            break
+    return cheapest(dag, budget, tried, "reorder")
 
-    return cheapest(dag, budget, orders(), "reorder")
+
+def _orders(dag: Dag, budget: int) -> Iterator[Sequence[int]]:
+    yield range(len(dag))
+    try:
+        yield best_order(dag, most_states=_QUICK)
+    except DagError:
+        width = 1
+        while width * len(dag) <= _WIDEST:
+            yield beam_order(dag, width=width, goal=budget)
+            width *= 4
 
 
 class _Moves:

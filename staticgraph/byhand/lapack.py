@@ -11,7 +11,8 @@ from math import prod
 
 from staticgraph.byhand.source import Source, strides
 from staticgraph.codegen.cpu import LANES, KernelSpec
-from staticgraph.types import ITEMSIZE, SHORT, broadcast_shapes
+from staticgraph.errors import InternalError
+from staticgraph.types import ITEMSIZE, SHORT
 
 IMPORT = "from staticgraph.codegen.lapackcalls import *  # noqa: F403\n"
 LETTER = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
@@ -68,16 +69,13 @@ class LapackSource(Source):
         arguments = ", ".join(map(self.argument, values))
         self.emit(depth, f"lapack_{self.letter}{routine}({arguments})")
 
-    def copy(
-        self, depth: int, to: str, source: str, count: int | str, code: str = "", at: str = "c"
-    ) -> None:
+    def copy(self, depth: int, to: str, source: str, count: int | str) -> None:
         """Elements that lie side by side; `to` and `source` are addresses with the first index."""
-        code = code or self.code
         self.emit(
             depth,
-            f"for {at} in range(0, {count}, {LANES}):",
-            f"    mask = lanes({count} - {at})",
-            f"    vstm_{code}({to} + {at}, vldm_{code}({source} + {at}, mask), mask)",
+            f"for c in range(0, {count}, {LANES}):",
+            f"    mask = lanes({count} - c)",
+            f"    vstm_{self.code}({to} + c, vldm_{self.code}({source} + c, mask), mask)",
         )
 
     def fill(self, depth: int, to: str, count: int | str, value: str, code: str = "") -> None:
@@ -95,6 +93,8 @@ class LapackSource(Source):
         self.emit(depth + 1, f"st_{self.code}({name}, row + i, 1)")
 
     def finished(self, name: str, tiles: int, elements: int) -> KernelSpec:
+        if len(self.constants) > _CONSTANTS:
+            raise InternalError(f"{name}: more than {_CONSTANTS} constant arguments")
         self.lines[self.start : self.start] = [*self.regions, *self.stores()]
         spec = self.kernel(name, tiles, elements, self.used)
         spec.text = IMPORT + spec.text
@@ -115,9 +115,3 @@ def place(name: str, own: Sequence[int], batch: Sequence[int], size: int, tile: 
         if axis >= missing and own[axis - missing] != 1:
             terms.append(f"{tile} // {rest} % {n} * {steps[axis - missing] * size}")
     return [f"{name} = {' + '.join(terms)}"]
-
-
-def joined(*batches: Sequence[int]) -> tuple[int, ...]:
-    found = broadcast_shapes(*map(tuple, batches))
-    assert found is not None
-    return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from staticgraph.byhand.lapack import BLOCK, LapackSource, joined, place
+from staticgraph.byhand import elimination
+from staticgraph.byhand.lapack import BLOCK, LapackSource, place
 from staticgraph.codegen.cpu import Kernels
 from staticgraph.types import TensorType
 
@@ -19,6 +20,8 @@ def lu_factor(types: Types, out: Types, *, name: str) -> Kernels:
     """getrf of the transpose; its row exchanges are exchanges of our columns."""
     (a,), n = types, types[0].shape[-1]
     count = prod(a.shape[:-2])
+    if count and elimination.is_small(a):
+        return Kernels([elimination.lu(a, name, count)])
     s = LapackSource(
         a.dtype, a=("in", 0), lu=("out", 0), perm=("out", 1), parity=("out", 2), info=("out", 3)
     )
@@ -129,6 +132,8 @@ def cholesky_factor(types: Types, out: Types, *, name: str) -> Kernels:
     """potrf of the upper triangle of the transpose, which is our lower one."""
     (a,), n = types, types[0].shape[-1]
     count = prod(a.shape[:-2])
+    if count and elimination.is_small(a):
+        return Kernels([elimination.cholesky(a, name, count)])
     s = LapackSource(a.dtype, a=("in", 0), y=("out", 0), info=("out", 1))
     status = s.region("status", 1, "i32")
     s.emit(1, f"for i in range({n}):", f"    row = (m * {n} + i) * {n}")

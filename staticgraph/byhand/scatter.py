@@ -12,8 +12,8 @@ from staticgraph.ops.gather import KNOWN, PYTHON
 from staticgraph.types import SHORT, TensorType
 
 _TILES, _PARTS = 32, 16
-#: ranges of narrow places: some for the threads, more where one would not fit into a cache
-_NARROW_PARTS, _RANGE_BYTES = 4, 1 << 20
+#: ranges of narrow places: two for the threads, more where one would not fit into a cache
+_NARROW_PARTS, _RANGE_BYTES = 2, 1 << 21
 #: indices noted before they are followed
 _NOTED = 2048
 
@@ -49,10 +49,11 @@ def _narrow(types: Sequence[TensorType], out: TensorType, mode: str, name: str) 
     """
     updates, index = types
     n, count, width = out.shape[0], prod(index.shape), prod(out.shape[1:])
-    parts = max(_NARROW_PARTS, min(_PARTS, out.nbytes // _RANGE_BYTES))
+    parts = max(_NARROW_PARTS, min(_PARTS, -(-out.nbytes // _RANGE_BYTES)))
     parts = max(1, min(parts, n))
     code = SHORT[out.dtype]
     s = Source(u=("in", 0), i=("in", 1), x=("out", 0))
+    note = "i32" if max(n, count) < 1 << 31 else "i64"
     s.emit(0, f"at = scratch + {_NOTED * 8}", "for part in range(lo, hi):")
     low, high = cut(n, "part", parts)
     s.emit(1, f"first = {low}", f"stop = {high}", "e = 0")
@@ -65,11 +66,11 @@ def _narrow(types: Sequence[TensorType], out: TensorType, mode: str, name: str) 
     if mode == PYTHON:
         s.emit(3, f"place = select(place < splat_i64(0), place + splat_i64({n}), place)")
     s.emit(3, "m = m & (place >= splat_i64(first)) & (place < splat_i64(stop))")
-    s.emit(3, "vpack_i64(scratch, noted, place, m)")
-    s.emit(3, "vpack_i64(at, noted, iota() + splat_i64(e), m)")
+    s.emit(3, f"vpack_{note}(scratch, noted, cast_{note}(place), m)")
+    s.emit(3, f"vpack_{note}(at, noted, cast_{note}(iota() + splat_i64(e)), m)")
     s.emit(3, "noted += count(m)", f"e += {LANES}")
     s.emit(2, "for k in range(noted):")
-    s.emit(3, f"to = ld_i64(scratch, k) * {width}", f"source = ld_i64(at, k) * {width}")
+    s.emit(3, f"to = ld_{note}(scratch, k) * {width}", f"source = ld_{note}(at, k) * {width}")
     s.emit(3, f"for c in range({width}):")
     added = f"ld_{code}(x, to + c) + ld_{code}(u, source + c)"
     s.emit(4, f"st_{code}(x, to + c, {added})")

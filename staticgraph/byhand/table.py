@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from staticgraph.byhand import decompose, linalg, scan, scatter, sort, topk
+from staticgraph.byhand import attention, decompose, fft, linalg, scan, scatter, sort, topk
 from staticgraph.codegen.cpu import Kernels
 
 BY_HAND: dict[str, Callable[..., Kernels]] = {
-    **{op: scan.scan(op) for op in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")},
+    "attention": attention.attention,
+    "attention_grad": attention.attention_grad,
     "cholesky_factor": linalg.cholesky_factor,
+    "cummax": scan.scan("max", "maximum({0}, {1})"),
+    "cummin": scan.scan("min", "minimum({0}, {1})"),
+    "cumprod": scan.scan("prod", "{0} * {1}", carry="f64"),
+    "cumsum": scan.scan("sum", "{0} + {1}", carry="f64"),
     "eigh": decompose.eigh,
     "eigvalsh": decompose.eigvalsh,
+    "fft": fft.fft,
+    "irfft": fft.irfft,
     "last_writer": scatter.last_writer,
     "linear_scan": scan.linear_scan,
+    "logcumsumexp": scan.scan("", "logaddexp({0}, {1})", carry="f64"),
     "lu_factor": linalg.lu_factor,
     "lu_inverse": linalg.lu_inverse,
     "lu_solve": linalg.lu_solve,
     "qr": decompose.qr,
+    "rfft": fft.rfft,
     "scatter_add": scatter.scatter_add,
     "sort": sort.sort,
     "svd": decompose.svd,

@@ -1,7 +1,7 @@
 """top_k: one pass over a row that keeps what is better than the k-th best so far.
 
-Candidates gather in a buffer with room for k more; when it is full it is sorted, the best k stay,
-and the worst of them is the bound that others must beat. In a row of random order that soon lets
+Candidates gather in a buffer with room for 4 k; when it is full it is sorted, the best k stay, and
+the worst of them is the bound that others must beat. In a row of random order that soon lets
 few through, so that the pass reads at the speed of memory. A long row that is alone is cut into
 chunks, whose best are sorted together.
 """
@@ -17,7 +17,7 @@ from staticgraph.codegen.cpu import Kernels, KernelSpec
 from staticgraph.types import TensorType
 
 #: candidates that the buffer holds at least
-_ROOM = 64
+_ROOM = 32
 #: words of all chunks together, beyond which sorting them would cost more than the pass
 _JOINED = 4096
 
@@ -42,7 +42,7 @@ def _select(
     x: TensorType, n: int, rows: int, k: int, largest: bool, name: str, chunks: int
 ) -> KernelSpec:
     """Of each chunk: its best words to the workspace, or for one chunk their indices."""
-    capacity = min(max(2 * k, _ROOM), -(-n // 16) * 16) + 16
+    capacity = min(max(4 * k, _ROOM), -(-n // 16) * 16) + 16
     words = Words(x.dtype, capacity, descending=largest)
     target = {"work": ("work", 0)} if chunks > 1 else {"p": ("out", 0)}
     s = Source(x=("in", 0), **target)

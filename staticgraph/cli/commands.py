@@ -46,6 +46,55 @@ _PICTURE = o.file_option("-o", "--output", does="By its ending: .svg .dot .json 
 _REFRESH = Option("--refresh", is_flag=True, help="Measure again.")
 _FORCE = Option("--force", is_flag=True, help="Compare profiles of different machines.")
 _OPS = Option("--ops", is_flag=True, help="List the ops there are.")
+_DIFF = Option("--diff", group="Output", is_flag=True, help="What each pass changed.")
+_VIEWS = [
+    Option("--source", group="Output", is_flag=True, help="The kernel's generated Python."),
+    Option("--llvm", group="Output", is_flag=True, help="Its optimised LLVM."),
+    Option("--asm", group="Output", is_flag=True, help="Its assembly."),
+]
+_BUDGETS = Option(
+    "--budgets",
+    group="Study",
+    default="100%..20%",
+    show_default=True,
+    metavar="A..B[:N]",
+    help="A range of N (9), or some between commas: 100%,60%,120MiB.",
+)
+_STRATEGIES = Option(
+    "--strategies",
+    group="Study",
+    default="best,chen-sqrt,kusumoto,knapsack-dp,dtr",
+    show_default=True,
+    metavar="A,B",
+    help="Who decides what is computed again.",
+)
+_PLAN_ONLY = Option("--plan-only", group="Study", is_flag=True, help="Plan; run nothing.")
+_TIME_LIMIT = Option(
+    "--time-limit",
+    group="Study",
+    default="5s",
+    show_default=True,
+    metavar="5s",
+    help="For the search of one plan.",
+)
+_SVG = [
+    o.file_option("--svg", does="A picture."),
+    Option(
+        "--picture",
+        group="Output",
+        type=click.Choice(["pareto", "memory", "grid"]),
+        default="pareto",
+        show_default=True,
+        help="All curves; what is live at each step; what is computed and kept when.",
+    ),
+    Option("--at", group="Output", metavar="SIZE", help="Budget of the picture of one plan."),
+]
+_SWEEP_BUDGET = Option(
+    "--sweep-budget",
+    group="Study",
+    metavar="A..B[:N]",
+    help="Also plan and run within budgets, such as 100%..40%.",
+)
 _TOP = next(option for option in o.ROWS if option.name == "top")
 
 COMMANDS = [
@@ -88,6 +137,7 @@ COMMANDS = [
             o.model_argument(),
             *o.MODEL,
             *o.INPUTS,
+            _SWEEP_BUDGET,
             _TOP,
             o.JSON,
             o.CSV,
@@ -95,6 +145,43 @@ COMMANDS = [
             *o.GENERAL,
         ],
         ("staticgraph memory mlp.py:step", "staticgraph memory mlp.py:step --fail-if 'peak>2GiB'"),
+    ),
+    Command(
+        "pareto",
+        "Memory against recomputation: plan, prove, run and measure within budgets.",
+        [
+            o.model_argument(),
+            _BUDGETS,
+            _STRATEGIES,
+            _PLAN_ONLY,
+            _TIME_LIMIT,
+            *o.MODEL,
+            *o.INPUTS,
+            o.JSON,
+            o.CSV,
+            *_SVG,
+            *o.GENERAL,
+        ],
+        (
+            "staticgraph pareto mlp.py:step --budgets 100%..40% --svg step.svg",
+            "staticgraph pareto dag.json --strategies best,rotor",
+        ),
+    ),
+    Command(
+        "explain",
+        "Say what the passes did, why ops are one kernel or not, and show a kernel's code.",
+        [
+            o.model_argument(),
+            click.Argument(["kernel"], type=click.IntRange(1), metavar="[KERNEL]", required=False),
+            *o.MODEL,
+            *o.INPUTS,
+            _DIFF,
+            *_VIEWS,
+            _TOP,
+            o.JSON,
+            *o.GENERAL,
+        ],
+        ("staticgraph explain mlp.py:step", "staticgraph explain mlp.py:step 3 --asm"),
     ),
     Sided(
         "compare",

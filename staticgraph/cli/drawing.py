@@ -8,11 +8,11 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from staticgraph.cli import layout
 from staticgraph.errors import GradientLine, shorten
 from staticgraph.fusion import FUSION
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
 from staticgraph.plan import kernel_name
+from staticgraph.profiling import layout
 
 SCHEMA = "staticgraph.graph/1"
 _MOST_OPS = 8  # names of ops in one box

@@ -14,7 +14,7 @@ from staticgraph.cli.problems import Problem, meant
 from staticgraph.cli.terminal import Terminal
 from staticgraph.compile import as_pipeline
 from staticgraph.ir import Graph, Node
-from staticgraph.passes import guard, inline
+from staticgraph.passes import MEANING
 from staticgraph.text import graph_text
 
 BUILT, OPTIMIZED = "built", "optimized"
@@ -67,7 +67,7 @@ def stage(model: Model, name: str) -> Graph:
     names = [p.name for p in passes]
     if name not in names:
         raise Problem(f"--stage {name}: no such stage{meant(name, [BUILT, *names, OPTIMIZED])}")
-    graph = guard(inline(fn.graph))
+    graph = MEANING(fn.graph)
     for p in passes[: names.index(name) + 1]:
         graph = p(graph)
     return graph

@@ -14,6 +14,7 @@ from staticgraph.cli.terminal import Terminal
 from staticgraph.cli.worker import Task, profile_afresh
 from staticgraph.profiling.report import Report
 from staticgraph.profiling.rows import decode
+from staticgraph.profiling.summary import merged
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,6 @@ def measured(request: Request, budget: Budget, terminal: Terminal, roofs: bool) 
             interrupted = True
     if not reports:
         raise click.Abort
-    merged = Report.merged(reports)
-    merged.interrupted = interrupted
-    return merged
+    made = merged(reports)
+    made.interrupted = interrupted
+    return made

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import psutil
 
+from staticgraph.budget import POLICY
 from staticgraph.cli.checks import parse_checks, verdict
 from staticgraph.cli.columns import Column
 from staticgraph.cli.models import Model, Request, load_model
 from staticgraph.cli.outputs import Outputs
+from staticgraph.cli.pareto import show, study_of
+from staticgraph.cli.problems import INTERRUPTED, failed
 from staticgraph.cli.terminal import Terminal
 from staticgraph.compile import compile
 from staticgraph.frontend import input as graph_input
@@ -53,18 +56,27 @@ def run(o: Any) -> int:
     terminal = Terminal(o)
     model = load_model(Request.of(o, o.model))
     outputs = Outputs(o, model.label, _FILES)
+    if model.function.options["target"] != "cpu":
+        raise failed("--device cuda: memory looks at the arena of the CPU")
     measured = measure(model)
     memory = memory_of(model.function, [])
+    swept = None
+    if o.sweep_budget is not None:
+        swept = study_of(Request.of(o, o.model), o.sweep_budget, [POLICY], terminal)
     document = {
         "schema": SCHEMA,
         "model": model.label,
         "memory": encode(memory),
         "measured": encode(measured),
+        **({"sweep": swept.to_dict()} if swept is not None else {}),
     }
     outputs.write("json", lambda: json.dumps(document))
     outputs.write("csv", lambda: _csv(memory))
     if not outputs.stdout_taken:
         _print(terminal, model, memory, measured, o.top)
+        if swept is not None:
+            terminal.line()
+            show(terminal, swept)
     metrics = {
         "peak": float(memory.peak),
         "lower_bound": float(memory.lower_bound),
@@ -74,6 +86,8 @@ def run(o: Any) -> int:
         "rss": float(measured.rss_rise),
         "difference": float(measured.allocated - memory.peak),
     }
+    if swept is not None and swept.interrupted:
+        return INTERRUPTED
     return verdict(checks, metrics, terminal.problem)
 
 
@@ -145,7 +159,7 @@ def plot(timeline: list[int], peak_step: int, width: int) -> list[str]:
     top = max(timeline, default=0)
     if not top:
         return []
-    room = max(10, width - 12)
+    room = max(10, width - 22)
     columns = min(room, len(timeline))
     cuts = [k * len(timeline) // columns for k in range(columns + 1)]
     most = [max(timeline[a:b]) for a, b in pairwise(cuts)]

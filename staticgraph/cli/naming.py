@@ -184,8 +184,9 @@ def _told(source: str, doing: str, error: BaseException) -> tuple[str, str]:
     last = frames[-1] if frames else None
     at = f" at {os.path.basename(last.filename)}:{last.lineno}" if last else ""
     text = error.summary if isinstance(error, errors.StaticGraphError) else str(error)
+    whose = " (your code)" if frames else ""
     return (
-        f"{source} raised {kind}{at} {doing} (your code)" + (f": {text}" if text else ""),
+        f"{source} raised {kind}{at} {doing}{whose}" + (f": {text}" if text else ""),
         "".join(traceback.format_list(frames)),
     )
 

@@ -144,4 +144,6 @@ EXPORTS = [
     file_option("--trace", does="Runs for chrome://tracing and Perfetto."),
     file_option("--speedscope", does="Runs for speedscope.app."),
     file_option("--folded", does="Folded stacks, in nanoseconds."),
+    file_option("--html", does="One page with pictures, for a browser without network."),
+    _output("--no-source", is_flag=True, help="Leave generated code out of the page."),
 ]

@@ -19,6 +19,7 @@ SUFFIXES = {
     "trace": ".trace.json",
     "speedscope": ".speedscope.json",
     "folded": ".folded",
+    "html": ".html",
 }
 
 
@@ -39,6 +40,7 @@ def emit(report: Report, o: Any, outputs: Outputs, terminal: Terminal, checks: l
         "trace": lambda: json.dumps(report.to_trace()),
         "speedscope": lambda: json.dumps(report.to_speedscope()),
         "folded": report.to_folded,
+        "html": lambda: report.to_html(source=not o.no_source),
     }
     written = {name: outputs.write(name, content) for name, content in contents.items()}
     if not outputs.stdout_taken:

@@ -88,6 +88,8 @@ def literal(value: object) -> str:
             return "nan"
         if isinf(value):
             return "inf" if value == inf else "-inf"
+    if isinstance(value, int) and value >= 1 << 63:
+        value -= 1 << 64  # the same bits, within int64
     if value == -(1 << 63):
         return f"({value + 1} - 1)"  # its digits alone are beyond int64
     return repr(value)
@@ -187,7 +189,7 @@ class _Generator:
         for k, r in sorted(region.sinks.items()):
             n = prod(self.sizes[a] for a in r.kept)
             count = self.tiles if r.kind == "all" else self.row_tiles
-            if count == 1:
+            if count == 1 and (r.kind == "all" or r.finish.dtype == r.body.dtype):  # type: ignore[union-attr]
                 self.sinks.append((k, r, ("out", k)))
             else:
                 self.workspace.append(count * n * ITEMSIZE[r.body.dtype])
@@ -456,11 +458,7 @@ class _Generator:
         elif e.name == "cast":
             text = f"cast_{code}({self.name_of(e.args[0])})"
         else:
-            names = [self.name_of(a) for a in e.args]
-            if e.name in ("floor_divide", "remainder") and e.args[1].name == "const":
-                # In place, where a power of two is seen to be one.
-                names[1] = f"splat_{code}({literal(e.args[1].value)})"
-            text = self.call(s.PRIMS[e.name].cpu, names)
+            text = self.call(s.PRIMS[e.name].cpu, [self.name_of(a) for a in e.args])
         name = self.bind(key, deps, text)
         if e in self.saved and self.saved[e][1] == self.level:
             self.scope_of(deps).lines.append(
@@ -511,6 +509,8 @@ class _Generator:
             )
         if mask is None:
             mask = self.all_lanes()
+        if step == 2:
+            return f"vld2_{code}({x}, {self.integer(place)}, {mask})"
         return f"vgather_{code}({x}, {self.index_vector(place)}, {mask})"
 
     def all_lanes(self) -> str:
@@ -604,10 +604,16 @@ class _Generator:
                 tile += self.clear(r, w)
         tile += self.row_loop(row.lines)
         for _, r, w in self.sinks:
+            if r.kind == "partials" and w[0] == "out" and r.finish is not r.leaf:
+                tile += self.finish_in_place(r, w)
             if r.kind == "all":
                 n, code = r.leaf.value, SHORT[r.body.dtype]
-                total = f"lane0_{code}(h{_HORIZONTAL[r.combine]}(s{n}))"
-                tile.append(f"st_{code}({self.pointer(*w)}, t, {total})")
+                total = f"h{_HORIZONTAL[r.combine]}(s{n})"
+                if w[0] == "out":
+                    more, total = self.finished(r, total)
+                    tile += more
+                    code = SHORT[r.finish.dtype]  # type: ignore[union-attr]
+                tile.append(f"st_{code}({self.pointer(*w)}, t, lane0_{code}({total}))")
         body = [
             f"{self.pointer(kind, k)} = ptr(bufs, {n})" for n, (kind, k) in enumerate(self.buffers)
         ]
@@ -657,6 +663,19 @@ class _Generator:
         ]
         return lines
 
+    def finish_in_place(self, r: Reduction, w: tuple[str, int]) -> list[str]:
+        """Where one tile has all rows, its sums are the totals."""
+        n, code = r.leaf.value, SHORT[r.body.dtype]
+        size, pointer = prod(self.sizes[k] for k in r.kept), self.pointer(*w)
+        bounds, limit = ("vlo, vhi", "vhi") if self.split else (f"0, {size}", str(size))
+        finish, total = self.finished(r, "sums")
+        return [
+            f"for z in range({bounds}, {LANES}):",
+            f"    sums = vldm_{code}({pointer}, z{n} + z, lanes({limit} - z))",
+            *indent(finish),
+            f"    vstm_{code}({pointer}, z{n} + z, {total}, lanes({limit} - z))",
+        ]
+
     def row_loop(self, lines: list[str]) -> list[str]:
         if not self.row_axes:
             return lines
@@ -681,10 +700,12 @@ class _Generator:
 
     def combine_kernel(self, k: int, r: Reduction, w: tuple[str, int]) -> KernelSpec:
         """Join the partial results of the tiles, in the order of the tiles."""
-        code = SHORT[r.body.dtype]
+        code, out = SHORT[r.body.dtype], SHORT[r.finish.dtype]  # type: ignore[union-attr]
         size = prod(self.sizes[a] for a in r.kept)
         start = f"splat_{code}({literal(identity(r.combine, r.body.dtype))})"
         op = self.combine(r)
+        whole = "a" if r.kind != "all" else f"h{_HORIZONTAL[r.combine]}(a)"
+        finish, total = self.finished(r, whole)
         head = [
             HEADER + "def k(lo, hi, bufs, scratch):",
             "    w0 = ptr(bufs, 0)",
@@ -697,7 +718,8 @@ class _Generator:
                 f"    for i in range(0, {self.tiles}, {LANES}):",
                 f"        m = lanes({self.tiles} - i)",
                 f"        a = {op.format('a', value)}",
-                f"    st_{code}(y0, 0, lane0_{code}(h{_HORIZONTAL[r.combine]}(a)))",
+                *indent(finish),
+                f"    st_{out}(y0, 0, lane0_{out}({total}))",
             ]
             tiles, elements = 1, self.tiles
         else:
@@ -710,10 +732,27 @@ class _Generator:
                 f"            a = {start}",
                 f"            for i in range({self.row_tiles}):",
                 f"                a = {op.format('a', f'vldm_{code}(w0, i * {size} + c, m)')}",
-                f"            vstm_{code}(y0, c, a, m)",
+                *(f"            {line}" for line in finish),
+                f"            vstm_{out}(y0, c, {total}, m)",
             ]
         text = "\n".join(head + body) + "\n"
         return KernelSpec(f"{self.name}_join", text, tiles, (w, ("out", k)), 0, elements)
+
+    def finished(self, r: Reduction, total: str) -> tuple[list[str], str]:
+        """What is delivered of a total, a vector: lines that compute it, and its name."""
+        lines: list[str] = []
+        names: dict[Expr, str] = {r.leaf: total}
+        for e in s.postorder([r.finish]):  # type: ignore[list-item]
+            code, args = SHORT[e.dtype], [names[a] for a in e.args]
+            if e is r.leaf:
+                continue
+            if e.name == "const":
+                names[e] = f"splat_{code}({literal(e.value)})"
+                continue
+            names[e] = self.fresh("f")
+            spelling = f"cast_{code}" if e.name == "cast" else s.PRIMS[e.name].cpu
+            lines.append(f"{names[e]} = {self.call(spelling, args)}")
+        return lines, names[r.finish]  # type: ignore[index]
 
     def inplace(self) -> frozenset[tuple[int, int]]:
         """(result, input) pairs that may share memory: every read of the input is at the position

@@ -40,7 +40,7 @@ class Sinks(Rows):
     def fill(self, k: int, r: Reduction) -> CudaSpec:
         """Nothing to reduce: the result is the identity."""
         t = self.region.results[k]
-        value = s.const(identity(r.combine, t.dtype), t.dtype)
+        value = replaced(r, s.const(identity(r.combine, r.body.dtype), r.body.dtype))
         region = Region((t.size,), (), (), (t,), stores=[Store(0, value, s.axis(0), 0, True)])
         return Elements(region, f"{self.name}_empty{k}", {("out", 0): ("out", k)}).kernel()
 
@@ -56,14 +56,14 @@ class Sinks(Rows):
         slots = self.tiles if r.kind == "all" else self.row_tiles
         if not self.in_register(r):
             slots *= self.together
-        if slots == 1:
+        if slots == 1 and r.finish is r.leaf:
             self.arrays[r.leaf] = self.pointer("out", k, dtype)
             return None
         work = len(self.workspace)
         self.workspace.append(slots * size * ITEMSIZE[dtype])
         self.arrays[r.leaf] = self.pointer("work", work, dtype)
         places = {("in", 0): ("work", work), ("out", 0): ("out", k)}
-        return join(f"{self.name}_join{k}", r.combine, dtype, slots, size, places)
+        return join(f"{self.name}_join{k}", r, slots, size, places)
 
     def slots(self, row_tile: str) -> list[str]:
         """The name of the thread's slot, where it has one in memory."""
@@ -205,22 +205,28 @@ class ColumnSinks(Sinks):
         return self.finish([*lines, *self.totals()], self.tiles, self.threads)
 
 
+def replaced(r: Reduction, total: Expr) -> Expr:
+    """What is delivered of a total."""
+    return s.transform(r.finish, lambda e: total if e is r.leaf else None)  # type: ignore[arg-type]
+
+
 def join(
     name: str,
-    combine: str,
-    dtype: str,
+    r: Reduction,
     slots: int,
     size: int,
     places: dict[tuple[str, int], tuple[str, int]],
 ) -> CudaSpec:
     """The kernel that reduces `slots` partial results of `size` elements, in their order."""
+    dtype = r.body.dtype
     sizes = (slots, size) if size > 1 else (slots,)
     leaf = s._intern("row", (), dtype, 0)
     body = s.load(0, [s.axis(k) for k in range(len(sizes))], dtype)
     kept, place = ((1,), s.axis(1)) if size > 1 else ((), s.const(0, "int64"))
-    given, made = TensorType(dtype, sizes), TensorType(dtype, (size,))
+    value = replaced(r, leaf)
+    given, made = TensorType(dtype, sizes), TensorType(value.dtype, (size,))
     region = Region(sizes, (0,), (given,), (made,))
-    total = Reduction(None, body, "rows", 1, kept, combine, leaf)  # type: ignore[arg-type]
+    total = Reduction(None, body, "rows", 1, kept, r.combine, leaf)  # type: ignore[arg-type]
     region.reductions.append(total)
-    region.stores.append(Store(0, leaf, place, 1, False))
+    region.stores.append(Store(0, value, place, 1, False))
     return Rows(region, name, places).kernel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from staticgraph.codegen.simd import BIAS, LANE, MANTISSA, Splat, V, cast, select
+from staticgraph.codegen.simd import BIAS, LANE, MANTISSA, V, cast, select
 
 _EXACT_IN = {8: "f32", 16: "f32", 32: "f64"}
 
@@ -19,10 +19,6 @@ def remainder(a: V, b: V) -> V:
 
 def _divmod_integer(a: V, b: V) -> tuple[V, V]:
     """Quotient toward minus infinity and a remainder of the divisor's sign; 0, 0 for b = 0."""
-    shift = _shift_of(b)
-    if shift is not None:
-        # Rounds toward minus infinity for either sign, as wanted.
-        return a >> shift, a & ((1 << shift) - 1)
     nothing = b.eq(0)
     divisor = select(nothing, 1, b)
     if a.kind == "i":
@@ -36,12 +32,6 @@ def _divmod_integer(a: V, b: V) -> tuple[V, V]:
         quotient = select(below, quotient - 1, quotient)
         rest = select(below, rest + divisor, rest)
     return select(nothing, 0, quotient), select(nothing, 0, rest)
-
-
-def _shift_of(b: V) -> int | None:
-    """log2 of a divisor that is a known power of two."""
-    known = b.v.scalar.constant if isinstance(b.v, Splat) else 0
-    return known.bit_length() - 1 if known > 0 and known & (known - 1) == 0 else None
 
 
 def _truncated_quotient(a: V, b: V, *, constant: bool) -> V:

@@ -49,4 +49,4 @@ for _routine, _arities in ARITY.items():
         for _letter in _letters if _arity else ():
             _define(f"lapack_{_letter}{_routine}", _arity)
 globals().update(NAMESPACE)
-__all__ = list(NAMESPACE)  # noqa: PLE0605  what a kernel imports with *
+__all__ = list(NAMESPACE)

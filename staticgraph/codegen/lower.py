@@ -29,7 +29,8 @@ def reduction_rows(shape: Sequence[int]) -> int:
     """Rows (all axes but the last) whose partial results are summed in one tile."""
     columns = max(1, shape[-1])
     rows = prod(shape[:-1])
-    return max(1, TILE_ELEMENTS // columns, min(64, -(-rows // 16)))
+    # At most 64 tiles: their partial results are memory that must not grow with the rows.
+    return max(1, TILE_ELEMENTS // columns, min(64, -(-rows // 16)), -(-rows // 64))
 
 
 def mode(shape: Sequence[int], over: Sequence[int]) -> str:
@@ -58,6 +59,8 @@ class Reduction:
     kept: tuple[int, ...]  # domain axes of the result
     combine: str
     leaf: Expr
+    #: what is delivered of a total of partial results, as an expression of `leaf`
+    finish: Expr | None = None
 
 
 @dataclass
@@ -97,6 +100,15 @@ def is_reduction(node: Node) -> bool:
     """Whether a node joins several elements of its operand into one."""
     return isinstance(node.op, Reduce) and any(
         node.operands[0].shape[a] != 1 for a in node.attrs["axes"]
+    )
+
+
+def finishes(node: Node, t: Tensor) -> bool:
+    """Whether a node is made of `t`, element by element, and of single numbers known by now."""
+    return (
+        isinstance(node.op, Elementwise)
+        and node.results[0].shape == t.shape
+        and all(o is t or (o.node.op is CONSTANT and o.size == 1) for o in node.operands)
     )
 
 
@@ -287,14 +299,31 @@ class _Lowering:
                 self.region.inner and self.region.inner != (len(self.shape) - 1,)
             ):
                 raise CannotLower("partial results beside rows over several axes")
-            if result in users or result not in self.outputs:
-                raise CannotLower("a result of partial sums is read inside")
             level += 1 if self.region.inner else 0
         found = Reduction(node, body, kind, level, kept, node.op.combine, leaf)
         self.region.reductions.append(found)
         self.rows[result] = found
         if kind in ("partials", "all"):
-            self.region.sinks[self.outputs[result]] = found
+            last, found.finish = self._finished(result, leaf, users)
+            self.region.sinks[self.outputs[last]] = found
+
+    def _finished(
+        self, t: Tensor, value: Expr, users: dict[Tensor, list[Node]]
+    ) -> tuple[Tensor, Expr]:
+        """What the body makes of a total before it delivers it: the tensor, and the expression."""
+        while t in users:
+            node = users[t][0]
+            if t in self.outputs or len(users[t]) > 1 or not finishes(node, t):
+                raise CannotLower("a result of partial sums is read inside")
+            given = [
+                value if o is t else s.const(o.node.attrs["value"].item(), o.type.dtype)
+                for o in node.operands
+            ]
+            expr = node.op.expr([o.type for o in node.operands], node.attrs)  # type: ignore[attr-defined]
+            t, value = node.results[0], s.substitute(expr, given)
+        if t not in self.outputs:
+            raise CannotLower("a result of partial sums is delivered to nobody")
+        return t, value
 
     def _store(self, t: Tensor, k: int) -> None:
         index = self._index(t)

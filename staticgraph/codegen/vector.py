@@ -97,6 +97,7 @@ def _define_memory() -> None:
             ("fetch", void(i64, i64), vecmemory.bring(write=False)),
             ("claim", void(i64, i64), vecmemory.bring(write=True)),
             ("vldm", vec(i64, i64, mask), vecmemory.load_masked),
+            ("vld2", vec(i64, i64, mask), vecmemory.load_second),
             ("vstm", void(i64, i64, vec, mask), vecmemory.store_masked),
             ("vpack", void(i64, i64, vec, mask), vecmemory.store_packed),
             ("vgather", vec(i64, wide, mask), vecmemory.gather),

@@ -132,12 +132,36 @@ def kernel_rows(fn: Function, recording: Recording, times: Times) -> list[Kernel
             row.source_lines = made.source.count("\n")
         _rated(row, recording)
         rows.append(row)
+    _joined(rows, plan)
     _threads(rows, recording)
     running = 0.0
     for row in sorted(rows, key=lambda r: -r.share):
         running += row.share
         row.cum = running
     return rows
+
+
+def _joined(rows: Sequence[KernelRow], plan: Plan) -> None:
+    """Which kernels hand each other values; of branches that write one place, the later counts."""
+    names = {"input": [t.node.attrs["name"] for t in plan.graph.inputs],
+             "variable": [v.name for v in plan.variables]}  # fmt: skip
+    maker: dict[tuple[str, int], str] = {}
+    for row in rows:
+        step = plan.steps[row.step]
+        kinds = step.launch.buffers if step.launch is not None else (("in", 0), ("out", 0))
+        reads: dict[str, None] = {}
+        writes: dict[str, None] = {}
+        for (kind, _), ref in zip(kinds, step.refs, strict=True):
+            space, index = ref[:2]
+            named = names[space][index] if space in names else index
+            if kind in ("out", "work") and space != "arena":
+                writes[f"{space} {named}"] = None
+            elif kind != "out" and ((space, index) in maker or space != "arena"):
+                reads[maker.get((space, index), f"{space} {named}")] = None
+        for (kind, _), ref in zip(kinds, step.refs, strict=True):
+            if kind in ("out", "work"):
+                maker[ref[:2]] = f"#{row.index}"
+        row.reads, row.writes = list(reads), list(writes)
 
 
 def _timed(index: int, number: int, step: Step, times: Times) -> KernelRow:

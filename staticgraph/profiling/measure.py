@@ -77,10 +77,12 @@ class Session:
         frames = self.fn.executable.frames
         self.frame.recording(stamped)
         frames.append(self.held)
-        begin = time.perf_counter_ns()
-        self.fn(*self.arrays)
-        end = time.perf_counter_ns()
-        frames.remove(self.held)
+        try:
+            begin = time.perf_counter_ns()
+            self.fn(*self.arrays)
+            end = time.perf_counter_ns()
+        finally:
+            frames.remove(self.held)
         return begin, end
 
     def stamped(self) -> Sample:

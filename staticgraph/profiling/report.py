@@ -7,14 +7,13 @@ once on a machine that could not run it.
 from __future__ import annotations
 
 import gzip
-import html
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from staticgraph.errors import ReportError
-from staticgraph.profiling import export, table
+from staticgraph.profiling import export, html, table
 from staticgraph.profiling.rows import SCHEMA, Profile, decode, encode
 
 
@@ -79,8 +78,29 @@ class Report(Profile):
     def __str__(self) -> str:
         return self.table()
 
+    def to_html(self, source: bool = True) -> str:
+        """One HTML page: no network, readable without its script; `load_report` reads it again.
+
+        `source` adds the kernels' generated code and assembly, as far as this process or the
+        kernel cache of this machine still has them.
+        """
+        return html.page(self, self._codes() if source else None, self.to_json())
+
+    def _codes(self) -> dict[str, html.Code]:
+        # Here, because it loads LLVM, which nothing else of a report needs.
+        from staticgraph.kernels import recalled
+        from staticgraph.native import assembly
+
+        found = {}
+        for row in self.kernels:
+            made = recalled(row.name, row.key) if row.key and row.key not in found else None
+            if made is not None:
+                source, entry = made
+                found[row.key] = html.Code(source, assembly(entry.bitcode))
+        return found
+
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.table(width=128))}</pre>"
+        return html.small(self)
 
     def __repr__(self) -> str:
         return f"<Report of {len(self.kernels)} kernels, {self.wall.median:.3g} s>"
@@ -101,7 +121,7 @@ def check_schema(data: Any, name: str) -> None:
 
 
 def load_report(path: str | os.PathLike) -> Report:
-    """A report that `Report.save` wrote, compressed or not."""
+    """A report that `Report.save` wrote, compressed or not, or a page of `Report.to_html`."""
     name = Path(path).name
     try:
         raw = Path(path).read_bytes()
@@ -110,4 +130,6 @@ def load_report(path: str | os.PathLike) -> Report:
         text = raw.decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ReportError(f"{name} cannot be read: {error}") from None
+    if html.is_page(text):
+        text = html.report_in(text, name)
     return Report.from_json(text, name)

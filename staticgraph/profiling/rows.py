@@ -168,6 +168,9 @@ class KernelRow:
     inplace: bool = False
     key: str = ""
     source_lines: int = 0
+    #: where operands come from ('#3' another kernel, 'input x', 'variable w') and results end
+    reads: list[str] = field(default_factory=list)
+    writes: list[str] = field(default_factory=list)
 
     @property
     def label(self) -> str:

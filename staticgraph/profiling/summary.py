@@ -62,6 +62,8 @@ def merged(reports: Sequence[R]) -> R:
     hold between them. The timeline and the memory are those of the first.
     """
     first = reports[0]
+    if len(reports) == 1:
+        return first
     names = [row.name for row in first.kernels]
     if any([row.name for row in r.kernels] != names for r in reports):
         raise ReportError("merged: the profiles are not of one plan")

@@ -62,7 +62,7 @@ GROUP_COLUMNS = (
     Column("cum", lambda g: units.percent(g.cum), 3),
     Column("ops", lambda g: str(g.count), 4),
     Column("bytes", lambda g: units.size(g.bytes), 2),
-    Column("flop", lambda g: units.rate(g.flops, "F").removesuffix("/s"), 1),
+    Column("flop", lambda g: units.count(g.flops), 1),
     Column("kernels", lambda g: _numbers(g.kernels), 5),
     Column("where", lambda g: g.where, 0),
 )

@@ -33,6 +33,13 @@ def size(value: float) -> str:
     return _scaled(value, ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")))
 
 
+def count(value: float) -> str:
+    """A number of operations: '1.28M'."""
+    if abs(value) < 1000:
+        return f"{value:.0f}"
+    return _scaled(value, ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")))
+
+
 def rate(value: float, unit: str) -> str:
     """A rate in billions or millions per second: '11.1 GB/s'."""
     return _scaled(value, ((1e12, " T"), (1e9, " G"), (1e6, " M"))) + f"{unit}/s"
