@@ -19,12 +19,13 @@ CALLS = (
     "matmul",
     "convolution",
     "ops_linalg",
+    "ops_nn",
     "ops_windows",
     "ops_order",
     "ops_fft",
 )
 PROCESSES = ("digits_cold", "compile_time")
-TABLES = ("derivatives", "memory")
+TABLES = ("derivatives", "memory", "check_numerics")
 
 
 def arguments(argv):

@@ -193,22 +193,24 @@ from staticgraph.ops.elementwise import (
 from staticgraph.ops.fft import (
     fft,
     fft2,
-    fftfreq,
     fftn,
-    fftshift,
     hfft,
     ifft,
     ifft2,
     ifftn,
-    ifftshift,
     ihfft,
     irfft,
     irfft2,
     irfftn,
     rfft,
     rfft2,
-    rfftfreq,
     rfftn,
+)
+from staticgraph.ops.frequency import (
+    fftfreq,
+    fftshift,
+    ifftshift,
+    rfftfreq,
 )
 from staticgraph.ops.index import (
     embedding,

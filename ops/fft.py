@@ -17,7 +17,6 @@ from staticgraph.ir import Op, Tensor, apply
 from staticgraph.op import (
     OPS,
     cast,
-    normalize_axes,
     normalize_axis,
     promoted,
     public,
@@ -28,18 +27,14 @@ from staticgraph.ops.create import iota
 from staticgraph.ops.elementwise import (
     conj,
     equal,
-    less,
     logical_or,
     multiply,
-    subtract,
     where,
 )
-from staticgraph.ops.pad import pad, roll
+from staticgraph.ops.pad import pad
 from staticgraph.ops.slices import slice_
 from staticgraph.types import (
-    DEFAULT_FLOAT,
     TensorType,
-    as_dtype,
     complex_of,
     is_complex,
     is_float,
@@ -167,7 +162,7 @@ def _swapped(norm: object) -> object:
     return {None: "forward", "backward": "forward", "forward": "backward"}.get(norm, norm)
 
 
-def _length(op: str, n: object, name: str = "n") -> int:
+def length_argument(op: str, n: object, name: str = "n") -> int:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise GraphTypeError(f"{op}: {name} must be an int, got {n!r}")
     if n < 1:
@@ -205,7 +200,7 @@ def _complex(t: Tensor) -> Tensor:
 def _transform(op: str, t: Tensor, n: object, axis: object, norm: object, inverse: bool) -> Tensor:
     """One complex transform of t, whose length is that of the axis where n is None."""
     axis = normalize_axis(op, axis, t.ndim)
-    n = _length(op, t.shape[axis] if n is None else n)
+    n = length_argument(op, t.shape[axis] if n is None else n)
     scale = _scale(op, norm, n, inverse)
     return apply(
         FourierTransform, _complex(_fitted(t, axis, n)), axis=axis, inverse=inverse, scale=scale
@@ -214,13 +209,13 @@ def _transform(op: str, t: Tensor, n: object, axis: object, norm: object, invers
 
 def _real(op: str, t: Tensor, n: object, axis: object, norm: object) -> Tensor:
     axis = normalize_axis(op, axis, t.ndim)
-    n = _length(op, t.shape[axis] if n is None else n)
+    n = length_argument(op, t.shape[axis] if n is None else n)
     return apply(RealTransform, _fitted(t, axis, n), axis=axis, scale=_scale(op, norm, n, False))
 
 
 def _from_half(op: str, t: Tensor, n: object, axis: object, norm: object) -> Tensor:
     axis = normalize_axis(op, axis, t.ndim)
-    n = _length(op, 2 * (t.shape[axis] - 1) if n is None else n)
+    n = length_argument(op, 2 * (t.shape[axis] - 1) if n is None else n)
     y = _complex(_fitted(t, axis, n // 2 + 1))
     return apply(InverseRealTransform, y, axis=axis, n=n, scale=_scale(op, norm, n, True))
 
@@ -239,7 +234,7 @@ def _pairs(op: str, t: Tensor, s: object, axes: object) -> list[tuple[int, objec
         raise ShapeError(f"{op}: s and axes must be as long, got s={s!r} and axes={axes!r}")
     if not axes:
         raise ShapeError(f"{op}: needs at least one axis, got axes={axes!r}")
-    lengths = [None if n is None or n == -1 else _length(op, n, "s") for n in s]
+    lengths = [None if n is None or n == -1 else length_argument(op, n, "s") for n in s]
     return [(normalize_axis(op, a, t.ndim), n) for a, n in zip(axes, lengths, strict=True)]
 
 
@@ -428,52 +423,3 @@ def irfft2(
 ) -> Tensor:
     """`irfftn` along the last two axes: undoes `rfft2`."""
     return _many_from_half("irfft2", a, s, axes, norm)
-
-
-# ---------------------------------------------------------------------------- frequencies
-
-
-def _frequencies(op: str, count: int, n: int, d: object, dtype: object) -> Tensor:
-    dtype = DEFAULT_FLOAT if dtype is None else as_dtype(dtype)
-    if not is_float(dtype):
-        raise GraphTypeError(f"{op}: dtype must be a float, got {dtype}")
-    k = iota((count,))
-    if count == n:
-        k = where(less(k, (n + 1) // 2), k, subtract(k, n))
-    return multiply(cast(k, dtype), 1.0 / (n * float(d)))
-
-
-@public
-def fftfreq(n: int, d: float = 1.0, dtype: object = None) -> Tensor:
-    """The frequency of each element of `fft`: 0, 1, ..., then -n//2, ..., -1, over n d.
-
-    d: the step between samples; dtype: float32 by default.
-    """
-    n = _length("fftfreq", n)
-    return _frequencies("fftfreq", n, n, d, dtype)
-
-
-@public
-def rfftfreq(n: int, d: float = 1.0, dtype: object = None) -> Tensor:
-    """The frequency of each element of `rfft`: 0, 1, ..., n//2, over n d. See `fftfreq`."""
-    n = _length("rfftfreq", n)
-    return _frequencies("rfftfreq", n // 2 + 1, n, d, dtype)
-
-
-def _rolled(op: str, x: object, axes: object, back: bool) -> Tensor:
-    t = tensor_argument(op, x)
-    found = normalize_axes(op, axes, t.ndim)
-    steps = [t.shape[a] // 2 for a in found]
-    return roll(t, [-k if back else k for k in steps], list(found)) if found else t
-
-
-@public
-def fftshift(x: object, axes: int | Sequence[int] | None = None) -> Tensor:
-    """Move frequency 0 to the middle: roll by size // 2 along `axes` (all by default)."""
-    return _rolled("fftshift", x, axes, False)
-
-
-@public
-def ifftshift(x: object, axes: int | Sequence[int] | None = None) -> Tensor:
-    """Undo `fftshift`: roll by -(size // 2) along `axes` (all by default)."""
-    return _rolled("ifftshift", x, axes, True)

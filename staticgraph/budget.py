@@ -26,10 +26,10 @@ from staticgraph.plan import Plan
 from staticgraph.recompute import Units, seconds
 
 #: budgets of the ladder between the floor and the plan without recomputation
-RUNGS = 20
+RUNGS = 16
 POLICY = "best"
 #: seconds that planning all rungs may take, where a strategy searches
-PATIENCE = 10.0
+PATIENCE = 8.0
 
 _UNITS = {
     "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9,
@@ -158,7 +158,7 @@ def plans(
     Graphs of one structure are planned once in a process, so that a sweep over budgets is quick.
     """
     if policy == POLICY:
-        found = pareto(dag, rungs, time_limit=PATIENCE)
+        found = pareto(dag, rungs, time_limit=PATIENCE, steady=True)
         return tuple(p for p in found if p is not None)
     made = []
     for budget in rungs:

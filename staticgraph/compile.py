@@ -7,34 +7,49 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from staticgraph import archive, cudarun, tree
 from staticgraph.budget import POLICY, Recomputation, within
+from staticgraph.checkedplan import build_checked, check_kinds
 from staticgraph.codegen.cudaselect import cuda_code
 from staticgraph.codegen.select import code_of
 from staticgraph.cudarun import CudaExecutable, CudaKernel
-from staticgraph.errors import GraphTypeError, InputError, ShapeError, TargetError
+from staticgraph.errors import (
+    GraphTypeError,
+    InputError,
+    NumericError,
+    ShapeError,
+    TargetError,
+)
+from staticgraph.findings import Finding
 from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
 from staticgraph.kernels import Kernel
 from staticgraph.op import as_tensor, cast
 from staticgraph.passes import MEANING, PIPELINES
 from staticgraph.passmanager import Note, Pass, PassRecord, Pipeline
 from staticgraph.plan import Plan, build
+from staticgraph.profiling.explanation import Explanation
 from staticgraph.profiling.report import Report
 from staticgraph.runtime import Executable, link
 from staticgraph.threads import caller, check_threads
 from staticgraph.types import TensorType
 from staticgraph.verify import verify
 
-if TYPE_CHECKING:
-    from staticgraph.profiling.explain import Explanation
-
 #: how each target makes kernels of a node, and a plan callable
 TARGETS = {"cpu": (code_of, link), "cuda": (cuda_code, cudarun.link)}
+#: options of a function that was saved without them, or made by hand
+DEFAULTS = {
+    "pipeline": "default",
+    "threads": None,
+    "target": "cpu",
+    "memory_budget": None,
+    "policy": POLICY,
+    "check_numerics": False,
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,10 @@ class Function:
 
     def __init__(self, graph: Graph, form: Any, options: dict[str, Any]):
         start = time.perf_counter()
+        options = {**DEFAULTS, **options}
+        checks = check_kinds(options["check_numerics"])
+        if checks and options["target"] != "cpu":
+            raise TargetError("compile: check_numerics needs target='cpu'")
         verify(graph)
         if options["target"] == "cuda":
             cudarun.device()  # before work is put in: there may be none
@@ -95,6 +114,8 @@ class Function:
             )
         if self.recomputation is not None:
             self.optimized, self.plan = self.recomputation.graph, self.recomputation.plan
+        if checks:
+            self.plan = build_checked(self.optimized, checks, generate)
         self.executable: Executable | CudaExecutable = bind(self.plan)
         end = time.perf_counter()
         self.times = CompileTimes(tuple(records), linked - planned, end - linked, end - start)
@@ -104,6 +125,7 @@ class Function:
         self._locks = [v.lock for v in sorted(self.plan.variables, key=id)]
         self._single = form == tree.LEAF
         self._run = self.executable.run
+        self._twins: dict[int, Function] = {}  # by what they check
 
     @property
     def kernels(self) -> list[Kernel] | list[CudaKernel]:
@@ -286,6 +308,42 @@ class Function:
 
         return explain(self, kernel, diff=diff)
 
+    def check_numerics(
+        self, *arrays: Any, kinds: bool | str = True, **named: Any
+    ) -> Finding | None:
+        """Run once, with checks, and say where NaN or Inf first appears; None where none does.
+
+        Kernels and results are those of an ordinary call; variables keep their values. An op is
+        named where its result holds NaN and no operand does, or Inf and no operand holds Inf or
+        NaN: a mask of -inf that is passed on is no finding. NaN in inputs and variables is one.
+        Values that never leave a kernel, and so harm nothing, are not looked at: compile with
+        pipeline="none" to see every op. `kinds="nan"` looks for NaN alone.
+
+        Raises InputError for arrays that do not fit, TargetError for target="cuda".
+        """
+        if self.options["target"] != "cpu":
+            raise TargetError("check_numerics: needs target='cpu'")
+        given = self.arguments(arrays, named)
+        try:
+            self._checked(check_kinds(kinds))._guarded(given, None)
+        except NumericError as error:
+            if error.finding is None:
+                raise
+            return error.finding
+        return None
+
+    def _checked(self, kinds: int) -> Function:
+        """This function with checks, and with new values of variables returned, not written."""
+        made = self._twins.get(kinds)
+        if made is None:
+            graph = self.optimized
+            pure = Graph(graph.inputs, graph.roots)
+            if graph.is_scheduled:
+                pure = pure.scheduled(graph.nodes)
+            made = self.replanned(pure, build_checked(pure, kinds))
+            self._twins[kinds] = made
+        return made
+
     def replanned(self, graph: Graph, plan: Plan) -> Function:
         """The same function by another plan of an equal graph; it shares variables and options."""
         made = copy.copy(self)
@@ -325,7 +383,7 @@ def load(path: str | os.PathLike, **options: Any) -> Function:
     return Function(
         graph,
         _unpack(extra["form"]),
-        {"pipeline": "default", "policy": POLICY, **extra["options"], **options},
+        {**extra["options"], **options},
     )
 
 
@@ -382,6 +440,7 @@ def compile(
     memory_budget: int | str | None = None,
     policy: str | Callable[..., Sequence[int]] = POLICY,
     threads: int | None = None,
+    check_numerics: bool | str = False,
 ) -> Function:
     """Compile tensors into a function.
 
@@ -398,6 +457,10 @@ def compile(
         policy: who decides what is computed again: a name of
             `staticgraph.passes.remat.STRATEGIES`, or a function (dag, budget) -> sequence
         threads: threads of this function; by default the budget of the caller (`sg.threads`)
+        check_numerics: True makes every call look for NaN and Inf behind every kernel, "nan" for
+            NaN alone. NumericError then names the first op that gave one, see
+            `Function.check_numerics`; variables keep their values. The arena grows, also beyond
+            `memory_budget`: what was read stays there until the result is checked
     """
     if target not in TARGETS:
         raise TargetError(f"compile: target is 'cpu' or 'cuda', got {target!r}")
@@ -420,6 +483,7 @@ def compile(
         "target": target,
         "memory_budget": memory_budget,
         "policy": policy,
+        "check_numerics": check_numerics,
     }
     return Function(graph, form, options)
 

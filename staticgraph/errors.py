@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # With the checkout layout (ops/ and passes/ beside staticgraph/) the package spans three folders.
@@ -108,7 +109,18 @@ class BudgetError(StaticGraphError, ValueError):
 
 
 class NumericError(StaticGraphError, ArithmeticError):
-    """Numbers met while running that the operation cannot take, such as an index out of range."""
+    """Numbers met while running that the operation cannot take, such as an index out of range.
+
+    `finding` says what a function compiled with check_numerics met, and is None elsewhere.
+    """
+
+    def __init__(
+        self, message: str, where: tuple[str, int] | None = None, finding: Any | None = None
+    ):
+        super().__init__(message, where)
+        self.finding = finding
+        if finding is not None:
+            self.args = (f"{self}\n{finding.details}",)
 
 
 class ParseError(StaticGraphError, ValueError):

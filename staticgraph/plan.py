@@ -48,15 +48,20 @@ class Buffer:
 
 @dataclass
 class Step:
-    """One step: a kernel launch, a jump, a copy, a check or the commit point."""
+    """One step: a kernel launch, a jump, a copy, a check or the commit point.
 
-    kind: str  # kernel | jump_if_false | jump | copy | check | commit
+    A `numerics` check refers to its verdict, then to operands and results of the node; `labels`
+    say what the operands are.
+    """
+
+    kind: str  # kernel | jump_if_false | jump | copy | check | numerics | commit
     refs: tuple[Ref, ...] = ()
     launch: Launch | None = None
     node: Node | None = None
     target: int = 0
     nbytes: int = 0
     message: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass
@@ -115,14 +120,14 @@ class Plan:
             return f"jump to {step.target}"
         if step.kind == "copy":
             return f"copy {step.refs[0]} -> {step.refs[1]}  {step.nbytes} B"
-        if step.kind == "check":
-            return f"check {step.refs[0]}"
+        if step.kind in ("check", "numerics"):
+            return f"{step.kind} {step.refs[0]}"
         return step.kind
 
 
 def build(graph: Graph, generate: Callable[[Node, str], Code] = code_of) -> Plan:
     """The plan of an optimised graph; `generate` makes the kernels of a node, by its name."""
-    return _Planner(graph, generate).run()
+    return Planner(graph, generate).run()
 
 
 def is_free(node: Node) -> bool:
@@ -143,7 +148,9 @@ def may_fail(node: Node) -> bool:
     return node.op.name == "check"
 
 
-class _Planner:
+class Planner:
+    """Emits the steps of a graph; a subclass may add its own behind those of a node."""
+
     def __init__(self, graph: Graph, generate: Callable[[Node, str], Code]):
         self.graph = graph
         self.generate = generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from staticgraph import lapack
 from staticgraph.codegen import launchwords as w
 from staticgraph.errors import NumericError
+from staticgraph.findings import finding
 from staticgraph.kernels import Kernel, KernelSource, compile_kernels
 from staticgraph.launch import Frame, Program
 from staticgraph.ops.gather import check_message
@@ -96,7 +98,24 @@ class Executable:
         step, code = frame.failure
         found = self.plan.steps[step]
         assert found.node is not None
+        if found.kind == "numerics":
+            arrays = self.seen(frame, step)
+            given = len(found.node.operands)
+            made = finding(found.node, code, found.labels, arrays[:given], arrays[given:])
+            raise made.error()
         raise NumericError(check_message(code, **found.node.attrs), found.node.where)
+
+    def seen(self, frame: Frame, step: int) -> list[np.ndarray]:
+        """Copies of what the node of a `numerics` step read and made."""
+        node = self.plan.steps[step].node
+        assert node is not None
+        first = int(self.program.steps[step, 1]) + 1  # behind the verdict
+        arrays = []
+        for k, t in enumerate((*node.operands, *node.results), first):
+            address = frame.bases[int(self.program.slot[k])] + int(self.program.offset[k])
+            data = ctypes.string_at(address, t.type.nbytes) if t.type.nbytes else b""
+            arrays.append(np.frombuffer(data, t.type.dtype).reshape(t.shape))
+        return arrays
 
 
 def _without_blas_threads(frame: Frame, arrays: tuple[np.ndarray, ...]) -> int:
@@ -141,7 +160,7 @@ def link(plan: Plan) -> Executable:
         elif step.kind == "copy":
             rows.append([w.COPY, first, first + 1, step.nbytes, 0, 0, 0, 0])
             work += step.nbytes
-        elif step.kind == "check":
+        elif step.kind in ("check", "numerics"):
             rows.append([w.CHECK, first, 0, 0, 0, 0, 0, 0])
         else:
             rows.append([w.COMMIT, 0, 0, 0, 0, 0, 0, 0])

@@ -15,8 +15,9 @@ ops = sg.ops
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Plans of a second instead of ten: no worse on graphs of this size."""
+    """Quick plans, no worse on graphs of this size."""
     monkeypatch.setattr(budget, "PATIENCE", 1.5)
+    monkeypatch.setattr(budget, "RUNGS", 10)
 
 
 def layers(count=8, batch=256, width=32):

@@ -33,8 +33,8 @@ def namespace(tmp_path_factory):
 
 
 def test_the_blocks_run(namespace):
-    assert len(BLOCKS) == 3
-    assert {"step", "softclip", "exp_of_zero"} <= set(namespace)
+    assert len(BLOCKS) == 4
+    assert {"step", "small", "softclip", "exp_of_zero"} <= set(namespace)
 
 
 @pytest.mark.parametrize("text", [q for q in QUOTED if re.search(r"\bfn\.[a-z]", q)])

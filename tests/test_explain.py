@@ -13,7 +13,7 @@ import staticgraph as sg
 from staticgraph import budget
 from staticgraph.errors import InputError, TargetError
 from staticgraph.passes import PIPELINES, fuse, guard, inline
-from staticgraph.profiling import assembly, explain, remarks
+from staticgraph.profiling import assembly, explain, explaintext, remarks
 from staticgraph.profiling.rows import encode
 
 ops = sg.ops
@@ -399,7 +399,7 @@ def test_loops_are_not_vectorized_and_it_says_so():
     loop = "    for t in range(lo, hi):\n        st_f32(y, t, ld_f32(x, t) + 1.0)\n"
     found = remarks.remarks(HEAD + loop.replace("1.0", "ld_f32(x, t)"), "k")
     assert any(text.startswith("loop not vectorized") for text in found)
-    assert explain.explaintext.VECTORIZER in str(step().explain(1))
+    assert explaintext.VECTORIZER in str(step().explain(1))
 
 
 def test_no_remarks_is_not_available_and_not_none(monkeypatch):

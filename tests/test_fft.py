@@ -215,7 +215,7 @@ ERRORS = [
     (lambda x: ops.fft2(x[0]), F, ShapeError, "fft2: axis -2 is out of range"),
     (lambda x: ops.fft("x"), F, GraphTypeError, "fft: operand 0 must be"),
     (lambda x: ops.fftfreq(0), F, ShapeError, "fftfreq: n"),
-    (lambda x: ops.rfftfreq(4, dtype="int32"), F, GraphTypeError, "rfftfreq: dtype must be a float"),
+    (lambda x: ops.rfftfreq(4, dtype="int32"), F, GraphTypeError, "rfftfreq: dtype must be"),
     (lambda x: ops.fftshift(x, 2), F, ShapeError, "fftshift: axis 2 is out of range"),
 ]  # fmt: skip
 

@@ -16,8 +16,10 @@ import pytest
 from clitools import invoke, made_up, models  # noqa: F401  a fixture
 
 import staticgraph as sg
+from staticgraph import kernels
 from staticgraph.errors import ReportError
 from staticgraph.profiling import html, pictures
+from staticgraph.profiling.pagecode import Code
 from staticgraph.profiling.report import load_report
 from staticgraph.profiling.rows import Event, Level, Machine, Place, Roof, Run, Span
 
@@ -121,7 +123,7 @@ def page_of(report, codes=None):
     return html.page(report, codes, report.to_json())
 
 
-CODE = html.Code(
+CODE = Code(
     "def k(lo, hi):\n    a < b and '</script>'\n", "k:\n\tvaddps\t%zmm0, %zmm1, %zmm2\n\tretq\n"
 )
 
@@ -162,7 +164,7 @@ def test_links_lead_somewhere(profiled):
 
 def test_two_hundred_kernels_fit():
     report = large()
-    codes = {r.key: html.Code("x = 1\n" * 2000, "\tvaddps\t%zmm0\n" * 9000) for r in report.kernels}
+    codes = {r.key: Code("x = 1\n" * 2000, "\tvaddps\t%zmm0\n" * 9000) for r in report.kernels}
     text = page_of(report, codes)
     assert len(text.encode()) < 1_500_000
     page = Page(text)
@@ -224,6 +226,13 @@ def test_kernels_know_whose_values_they_read(profiled):
     assert any(n == "variable w" for r in profiled.kernels for n in r.writes)
 
 
+def test_a_sum_in_parts_reads_its_parts():
+    x = sg.input("x", (1 << 18,))
+    report = sg.compile(x.sum()).profile(runs=3, warmup=1, roofs=False)
+    assert [r.reads for r in report.kernels] == [["input x"], ["#1"]]
+    assert [r.writes for r in report.kernels] == [[], ["output 0"]]
+
+
 def test_an_empty_report_has_a_page():
     report = replace(made_up(), kernels=[], ops=[], timeline=[], advice=[])
     report.memory = replace(report.memory, peak=0, timeline=[], buffers=[], live=[])
@@ -238,6 +247,14 @@ def test_code_is_shown_or_left_out(profiled):
     without = profiled.to_html(source=False)
     assert "vld_f32" not in without
     assert Page(without).all("section", id="code") == []
+
+
+def test_code_is_found_on_disk(profiled, monkeypatch):
+    """As for a profile of another process."""
+    monkeypatch.setattr(kernels, "_kernels", {})
+    text = Page(profiled.to_html()).one("section", id="code")["text"]
+    assert "vld_f32" in text
+    assert "retq" in text
 
 
 def test_code_of_another_machine_is_missed(profiled):

@@ -22,7 +22,7 @@ ORDER = """
     ops.sample
     ops.norm ops.vectors ops.loss ops.classloss ops.randombits ops.random ops.quantize
     ops.einsum ops.recurrent ops.sparse ops.attention
-    ops.matrix ops.triangular ops.linalg ops.decompose ops.determinant ops.fft ops
+    ops.matrix ops.triangular ops.linalg ops.decompose ops.determinant ops.fft ops.frequency ops
 
     rewrite gradient
     arraytext textreader text verify interpret archive
@@ -51,12 +51,12 @@ ORDER = """
     codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
     codegen.contract
     byhand.source byhand.attention byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
-    byhand.fftlines byhand.fft
+    byhand.fftlines byhand.fftplan byhand.fft
     byhand.lapack byhand.elimination byhand.linalg byhand.decompose byhand.table
     codegen.epilogue codegen.select
     codegen.cudatext codegen.cuda codegen.cudatile codegen.cudasinks codegen.cudaselect
 
-    offsets schedule plan recompute budget
+    offsets schedule plan checkedplan findings recompute budget
 
     codegen.lowlevel codegen.launchwords codegen.launchloop
     threads lapack native kernelcache meanings direct jit kernels launch runtime
@@ -64,14 +64,14 @@ ORDER = """
 
     profiling profiling.rows profiling.units profiling.stats profiling.summary profiling.groups
     profiling.export profiling.table profiling.assembly profiling.layout profiling.pictures
-    profiling.html profiling.report
+    profiling.pagedata profiling.pagecode profiling.html profiling.report
+    profiling.explaintext profiling.explanation
 
     compile frontend optim gradcheck
 
     profiling.machine profiling.measure profiling.kernelrows profiling.arena profiling.roofline
     profiling.advice profiling.profiler
-    profiling.remarks profiling.remarkchild profiling.explaintext
-    profiling.explain
+    profiling.remarks profiling.remarkchild profiling.explain
 
     study.rows study.budgets study.costs study.process study.canvas study.pictures study.text
     study.pareto study.why study
@@ -80,7 +80,7 @@ ORDER = """
 
     cli cli.problems cli.frame cli.options cli.commands __main__
     cli.quantity cli.columns cli.checks cli.terminal cli.outputs cli.reporting
-    cli.naming cli.inputs cli.models cli.worker cli.measuring cli.verdicts cli.comparison
+    cli.naming cli.inputs cli.models cli.check cli.worker cli.measuring cli.verdicts cli.comparison
     cli.drawing
     cli.explain cli.profile cli.bench cli.pareto cli.memory cli.compare cli.graph cli.show cli.machine
     cli.cache cli.doctor cli.completion

@@ -142,13 +142,17 @@ def _moments(n: int) -> int:
 def _worst(
     dag: Dag, budget: int, sequence: Sequence[int], cuts: Sequence[int], stored: bool
 ) -> int | None:
-    """The node that first runs at, or soon after, the step furthest above the budget."""
+    """The node that first runs at, or soon after, the step furthest above the budget.
+
+    Of a node that nothing reads, such as a loss, no value is needed afterwards in every order.
+    """
     curve = simulate(dag, sequence).curve
     first_at = {v: step for step, v in reversed(list(enumerate(sequence)))}
     comes = len(sequence)
     next_first = np.empty(len(sequence), np.int64)
     for step in range(len(sequence) - 1, -1, -1):
-        comes = step if first_at[sequence[step]] == step else comes
+        starts = first_at[sequence[step]] == step and dag.uses[sequence[step]]
+        comes = step if starts else comes
         next_first[step] = comes
     chain = np.ones(len(dag), bool)
     for cut in cuts:

@@ -18,6 +18,7 @@ def pareto(
     seed: int = 0,
     time_limit: float = 100.0,
     progress: Callable[[float, float], None] | None = None,
+    steady: bool = False,
 ) -> list[Plan | None]:
     """A plan of the main planner for each budget, in their order; None where none was found.
 
@@ -26,6 +27,8 @@ def pareto(
     hold in the other direction: what no plan undercuts with more bytes, none does with fewer.
 
     time_limit: for the whole curve; what easy budgets leave over goes to the others.
+    steady: every budget has the same share of it, counted in moves: a loaded machine finds the same
+        plans, later.
     progress: called as progress(share of the curve done, overhead of the newest plan).
     """
     plans: dict[int, Plan] = {}
@@ -35,10 +38,12 @@ def pareto(
     for done, budget in enumerate(ascending):
 
         def from_known(dag: Dag, budget: int, *, seed: int, time_limit: float) -> list[int]:
-            return best(dag, budget, seed=seed, time_limit=time_limit, known=known[-1:])
+            return best(
+                dag, budget, seed=seed, time_limit=time_limit, known=known[-1:], steady=steady
+            )
 
         try:
-            limit = left / (len(ascending) - done)
+            limit = time_limit / len(ascending) if steady else left / (len(ascending) - done)
             plan = solve(dag, budget, from_known, seed=seed, time_limit=limit)
             plans[budget] = replace(plan, strategy="best")
             known.append(plan.sequence)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
+from staticgraph.cli.check import refuse
 from staticgraph.cli.checks import Range, parse_checks, verdict
 from staticgraph.cli.columns import Column
 from staticgraph.cli.measuring import Budget
@@ -51,6 +52,7 @@ def run(o: Any) -> int:
     budget = Budget.of(o)
     terminal = Terminal(o)
     outputs = Outputs(o, f"{Path(o.model).name}-bench", _FILES)
+    refuse(o)
     made = bench(Request.of(o, o.model), budget, terminal)
     outputs.write("json", lambda: json.dumps(encode(made)))
     outputs.write("csv", lambda: _csv(made))

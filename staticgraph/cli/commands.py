@@ -26,6 +26,13 @@ _SWEEP = Option(
     metavar="NAME=A,B,C",
     help="Once for each: threads=1,2,4 or an argument of the factory.",
 )
+_NUMERICS = Option(
+    "--check-numerics",
+    group="Measuring",
+    is_flag=True,
+    help="First look for NaN and Inf, once; exit 1 where there is one.",
+)
+_NAN = Option("--nan", is_flag=True, help="Look for NaN alone; Inf may be meant.")
 _ROOFS = Option(
     "--roofs/--no-roofs",
     group="Measuring",
@@ -108,6 +115,7 @@ COMMANDS = [
             *o.RUNS,
             _SWEEP,
             _ROOFS,
+            _NUMERICS,
             *o.ROWS,
             *o.EXPORTS,
             *o.CHECKS,
@@ -123,12 +131,19 @@ COMMANDS = [
             *o.MODEL,
             *o.INPUTS,
             *o.RUNS,
+            _NUMERICS,
             o.JSON,
             o.CSV,
             *o.CHECKS,
             *o.GENERAL,
         ],
         ("staticgraph bench mlp.py:step", "staticgraph bench mlp.py:step --fail-if 'p95>10ms'"),
+    ),
+    Command(
+        "check",
+        "Run once and name the op where NaN or Inf first appears.",
+        [o.model_argument(), *o.MODEL, *o.INPUTS, _NAN, o.JSON, *o.GENERAL],
+        ("staticgraph check mlp.py:step", "staticgraph check mlp.py:step --inputs batch.npz"),
     ),
     Command(
         "memory",

@@ -10,7 +10,7 @@ from staticgraph.cli.outputs import Outputs
 from staticgraph.cli.problems import Problem, failed
 from staticgraph.cli.terminal import Terminal
 from staticgraph.profiling import explaintext
-from staticgraph.profiling.explain import Explanation
+from staticgraph.profiling.explanation import Explanation
 from staticgraph.profiling.rows import encode
 
 VIEWS = ("source", "llvm", "asm")

@@ -102,15 +102,21 @@ def study_of(
     model = load_model(request)
     if model.function.options["target"] != "cpu":
         raise failed("--device cuda: a study looks at the arena of the CPU")
-    with terminal.progress("plans" if plan_only else "plans and runs") as advance:
-        with user_code(model.label, "while it ran"):
-            return _studied(
-                lambda: pareto(
-                    model.function, model.arrays, budgets, strategies, measure=not plan_only,
-                    progress=advance, time_limit=time_limit, name=model.label,
-                ),
-                model.label,
-            )  # fmt: skip
+    doing = terminal.progress("plans" if plan_only else "plans and runs")
+    with doing as advance, user_code(model.label, "while it ran"):
+        return _studied(
+            lambda: pareto(
+                model.function,
+                model.arrays,
+                budgets,
+                strategies,
+                measure=not plan_only,
+                progress=advance,
+                time_limit=time_limit,
+                name=model.label,
+            ),
+            model.label,
+        )
 
 
 def _studied(study: Any, label: str) -> Study:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from staticgraph.cli.check import refuse
 from staticgraph.cli.checks import parse_checks
 from staticgraph.cli.columns import Column
 from staticgraph.cli.measuring import Budget, measured
@@ -31,6 +32,7 @@ def run(o: Any) -> int:
     budget = Budget.of(o)
     terminal = Terminal(o)
     request = Request.of(o, o.model)
+    refuse(o)
     if o.sweep:
         return _sweep(o, request, budget, terminal)
     outputs = Outputs(o, Path(o.model).name, SUFFIXES)

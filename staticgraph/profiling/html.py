@@ -6,33 +6,22 @@ stands in it as JSON, compressed where it is large.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from staticgraph.errors import ReportError
-from staticgraph.profiling import assembly, pictures, units
+from staticgraph.profiling import pictures, units
+from staticgraph.profiling.pagecode import Code, panes
+from staticgraph.profiling.pagedata import embedded
 from staticgraph.profiling.rows import KernelRow, Profile
 
 #: a page grows no larger: assembly of the cheapest kernels is left out first, then their source
 PAGE_BYTES = 1_450_000
-#: reports larger than this are compressed in the page
-PLAIN_BYTES = 200_000
 _KINDS = ("activation", "gradient", "temporary", "workspace")
 _SMALL_ROWS = 10
-
-
-class Code(NamedTuple):
-    """What there is to see of a kernel."""
-
-    source: str
-    asm: str
 
 
 class Column(NamedTuple):
@@ -98,7 +87,7 @@ def page(report: Profile, codes: dict[str, Code] | None, text: str) -> str:
         ("Threads", "threads", _threads(report)),
         ("Details", "details", _details(report)),
     ]
-    kind, data = _embedded(text)
+    kind, data = embedded(text)
     parts = {
         "title": escape(f"{name} profile"),
         "name": escape(name),
@@ -115,7 +104,7 @@ def page(report: Profile, codes: dict[str, Code] | None, text: str) -> str:
     if codes is None:
         return made
     room = PAGE_BYTES - len(made.encode())
-    body.append(_section("Code", "code", "".join(_panes(report, codes, room))))
+    body.append(_section("Code", "code", "".join(panes(report, codes, room))))
     return _filled(parts, body, [*links, ("Code", "code")])
 
 
@@ -126,39 +115,6 @@ def _filled(parts: dict[str, str], body: Sequence[str], links: Sequence[tuple[st
 
 def _section(title: str, key: str, made: str) -> str:
     return f'<section id="{key}"><h2>{title}</h2>\n{made}</section>'
-
-
-# ---------------------------------------------------------------------------- the report inside
-
-
-def _embedded(text: str) -> tuple[str, str]:
-    """(MIME type, content) of the script element with the report. '<' cannot end it early."""
-    if len(text) <= PLAIN_BYTES:
-        return "application/json", text.replace("<", "\\u003c")
-    return "application/gzip", base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-
-
-_ELEMENT = re.compile(
-    r'<script type="(application/\w+)" id="staticgraph-report">(.*?)</script>', re.S
-)
-
-
-def is_page(text: str) -> bool:
-    """Whether a file's text is HTML."""
-    return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html"))
-
-
-def report_in(text: str, name: str) -> str:
-    """The JSON of the report in a page."""
-    found = _ELEMENT.search(text)
-    if found is None:
-        raise ReportError(f"{name} is a page without a profile of staticgraph in it")
-    if found[1] == "application/json":
-        return found[2]
-    try:
-        return gzip.decompress(base64.b64decode(found[2])).decode()
-    except (ValueError, OSError, EOFError) as error:
-        raise ReportError(f"{name} is a damaged profile: {error}") from None
 
 
 # ---------------------------------------------------------------------------- words and numbers
@@ -394,76 +350,6 @@ def _details(report: Profile) -> str:
         for title, heads, rows, align in parts
     )
     return f'<div class="columns">{made}</div>'
-
-
-# ---------------------------------------------------------------------------- code
-
-
-def _panes(report: Profile, codes: dict[str, Code], room: int) -> Iterator[str]:
-    """Sources and assembly, the dearest kernels first, in so many bytes."""
-    rows = sorted((r for r in report.kernels if r.key), key=lambda r: -r.share)
-    known = [r for r in rows if r.key in codes]
-    if not known:
-        yield (
-            '<p class="note">The kernels are not in the kernel cache of the machine that wrote this'
-            " page.</p>"
-        )
-        return
-    room -= 400 * len(rows) + 1000
-    sources, room = _fitting({r.key: codes[r.key].source for r in known}, room)
-    asms, _ = _fitting({r.key: codes[r.key].asm for r in known}, room)
-    yield (
-        '<p class="note">The Python that was generated for each kernel, and the machine code that'
-        " LLVM made of it. Kernels are explicit SIMD.</p>"
-    )
-    shown: dict[str, int] = {}
-    for r in rows:
-        name = f"#{r.index} {escape(r.name)} <small>{escape(r.label)}</small>"
-        if r.key in shown:
-            first = shown[r.key]
-            same = f'the code of <a href="#c{first}">#{first}</a>'
-            yield f'<p class="note same" id="c{r.index}">{name} is {same}.</p>'
-            continue
-        shown[r.key] = r.index
-        panes = _pane("Source", sources.get(r.key)) + _assembly(asms.get(r.key))
-        missing = (
-            '<p class="note">Left out to keep this page small: staticgraph explain shows it.</p>'
-        )
-        yield f'<details id="c{r.index}"><summary>{name}</summary>{panes or missing}</details>\n'
-
-
-def _fitting(texts: dict[str, str], room: int) -> tuple[dict[str, str], int]:
-    """As many texts as there is room for, escaped; what is left of it."""
-    found = {}
-    for key, text in texts.items():
-        made = escape(text, quote=False)
-        if text and len(made.encode()) <= room:
-            found[key] = made
-            room -= len(made.encode())
-    return found, room
-
-
-def _pane(title: str, text: str | None) -> str:
-    if not text:
-        return ""
-    lines = text.count("\n") + 1
-    return (
-        f"<details><summary>{title} <small>{lines} lines</small></summary>"
-        f"<pre>{text}</pre></details>"
-    )
-
-
-def _assembly(text: str | None) -> str:
-    if not text:
-        return ""
-    w = assembly.widths(text)
-    title = "Assembly"
-    if w is not None and w.total:
-        title += (
-            f" <small>{100 * w.packed:.0f} % of its floating-point instructions are packed: zmm"
-            f" {w.zmm}, ymm {w.ymm}, xmm {w.xmm}, scalar {w.scalar};</small>"
-        )
-    return _pane(title, text)
 
 
 # ---------------------------------------------------------------------------- notebooks

@@ -154,10 +154,10 @@ def _joined(rows: Sequence[KernelRow], plan: Plan) -> None:
         for (kind, _), ref in zip(kinds, step.refs, strict=True):
             space, index = ref[:2]
             named = names[space][index] if space in names else index
-            if kind in ("out", "work") and space != "arena":
-                writes[f"{space} {named}"] = None
-            elif kind != "out" and ((space, index) in maker or space != "arena"):
+            if kind != "out" and (space != "arena" or (space, index) in maker):
                 reads[maker.get((space, index), f"{space} {named}")] = None
+            elif space != "arena":
+                writes[f"{space} {named}"] = None
         for (kind, _), ref in zip(kinds, step.refs, strict=True):
             if kind in ("out", "work"):
                 maker[ref[:2]] = f"#{row.index}"

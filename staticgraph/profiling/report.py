@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from staticgraph.errors import ReportError
-from staticgraph.profiling import export, html, table
+from staticgraph.profiling import export, html, pagedata, table
+from staticgraph.profiling.pagecode import Code
 from staticgraph.profiling.rows import SCHEMA, Profile, decode, encode
 
 
@@ -86,7 +87,7 @@ class Report(Profile):
         """
         return html.page(self, self._codes() if source else None, self.to_json())
 
-    def _codes(self) -> dict[str, html.Code]:
+    def _codes(self) -> dict[str, Code]:
         # Here, because it loads LLVM, which nothing else of a report needs.
         from staticgraph.kernels import recalled
         from staticgraph.native import assembly
@@ -96,7 +97,7 @@ class Report(Profile):
             made = recalled(row.name, row.key) if row.key and row.key not in found else None
             if made is not None:
                 source, entry = made
-                found[row.key] = html.Code(source, assembly(entry.bitcode))
+                found[row.key] = Code(source, assembly(entry.bitcode))
         return found
 
     def _repr_html_(self) -> str:
@@ -130,6 +131,6 @@ def load_report(path: str | os.PathLike) -> Report:
         text = raw.decode()
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ReportError(f"{name} cannot be read: {error}") from None
-    if html.is_page(text):
-        text = html.report_in(text, name)
+    if pagedata.is_page(text):
+        text = pagedata.report_in(text, name)
     return Report.from_json(text, name)

@@ -30,8 +30,9 @@ def budgets_of(budgets: int | str | Iterable[int | str], whole: int) -> list[int
 
 
 def _one(text: int | str, whole: int) -> int:
+    plain = isinstance(text, str) and text.strip().isdecimal()
     try:
-        made = budget_bytes(text, whole)
+        made = budget_bytes(int(text) if plain else text, whole)
     except BudgetError:
         made = 0
     if made <= 0:

@@ -16,7 +16,7 @@ from staticgraph.study.rows import Point, Study, labels
 
 NAMED = 7  # values with a colour of their own
 _ROWS = 40  # rows of a grid that get a name each
-_FLOOR, _BELOW = "#E8EEF4", "#F3E3DC"
+_FLOOR, _BELOW = "#C4D9EA", "#F3E3DC"
 _KEPT, _FIRST, _AGAIN = "#BBD7EA", c.COLOURS[0], c.COLOURS[1]
 _UNPLANNED = "#8A8F98"
 _OTHERS = "others"
@@ -49,18 +49,19 @@ def pareto(study: Study) -> str:
     shown += [100 * (p.slowdown - 1) for p in done if p.slowdown is not None]
     high = 1.08 * max([*shown, 1.0])
     low = min([0.0, *(1.08 * s for s in shown)])
+    left = 0.8 * study.floor / size
     plot = c.Plot(
         _title(study, "memory or recomputation"),
         f"without a budget {_bytes(study.peak)}; {len(study.dag)} values"
         + ("; hollow marks: measured" if any(p.seconds for p in done) else ""),
-        (0.0, 1.03 * most / size),
+        (left, 1.03 * most / size),
         (low, high),
     )
     _shade(plot, study, done, size, low, high)
     plot.axes(
         f"memory, {unit}",
         "extra time per call, %",
-        [(t, c.number(t)) for t in c.ticks(0, most / size)],
+        [(t, c.number(t)) for t in c.ticks(left, most / size)],
         [(t, c.number(t)) for t in c.ticks(low, high)],
     )
     for k, strategy in enumerate(study.strategies):
@@ -92,7 +93,12 @@ def _shade(
             corners += [(b0 / size, y0), (b0 / size, after), (b1 / size, after)]
         plot.area([*corners, (plot.x[1], low)], _FLOOR, "no plan costs less")
     edge = study.floor / size
-    plot.area([(0, low), (0, high), (edge, high), (edge, low)], _BELOW, "no plan needs fewer bytes")
+    start = plot.x[0]
+    plot.area(
+        [(start, low), (start, high), (edge, high), (edge, low)],
+        _BELOW,
+        "no plan needs fewer bytes",
+    )
 
 
 def _bytes_of(point: Point) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from staticgraph.errors import DagError
@@ -79,6 +79,10 @@ class Study:
     threads: int | None = None
     points: list[Point] = field(default_factory=list)
     interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        # JSON, pictures and `explain` tell values apart by name.
+        self.dag = replace(self.dag, names=tuple(labels(self.dag)))
 
     @property
     def strategies(self) -> list[str]:
