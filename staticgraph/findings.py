@@ -63,11 +63,11 @@ class Finding:
     @property
     def summary(self) -> str:
         """What and where, in one line; the user's file and line are the error's to add."""
-        place = f"first at {list(self.index)}" if self.index else "a scalar"
+        place = f", first at {list(self.index)}" if self.index else ""
         if not self.operands and self.op in ("input", "variable"):
-            return f"{self.result.label} holds {self.what} already, {place}"
+            return f"{self.result.label} holds {self.what} already{place}"
         derived = "gradient of " if self.asked_for else ""
-        return f"{derived}{self.op}: gave {self.what} that no operand held, {place}"
+        return f"{derived}{self.op}: gave {self.what} that no operand held{place}"
 
     @property
     def details(self) -> str:

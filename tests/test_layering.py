@@ -30,7 +30,8 @@ ORDER = """
     fusion passmanager count
 
     codegen.affine codegen.lower codegen.ahead codegen.cpu
-    passes.inline passes.guard passes.expanded passes.fold passes.values passes.branches passes.simplify passes.cse
+    passes.inline passes.guard passes.expanded passes.fold passes.values passes.branches
+    passes.simplify passes.cse
     passes.handover passes.sink passes.edges passes.fuse
     passes.remat.dag passes.remat.dagjson passes.remat.simulate
     passes.remat.cutmodel passes.remat.cutplan passes.remat.bound passes.remat.plan
@@ -82,15 +83,15 @@ ORDER = """
     cli.quantity cli.columns cli.checks cli.terminal cli.outputs cli.reporting
     cli.naming cli.inputs cli.models cli.check cli.worker cli.measuring cli.verdicts cli.comparison
     cli.drawing
-    cli.explain cli.profile cli.bench cli.pareto cli.memory cli.compare cli.graph cli.show cli.machine
-    cli.cache cli.doctor cli.completion
+    cli.explain cli.profile cli.bench cli.pareto cli.memory cli.compare cli.graph cli.show
+    cli.machine cli.cache cli.doctor cli.completion
 """
 LAYERS = ORDER.split()
 
 #: imports inside functions or blocks, each with the reason why it cannot stand at the top
 INSIDE = {
     ("__init__", "staticgraph.public"): "for type checkers; at run time the first use loads it",
-    ("primitives", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy, a test dependency",
+    ("primitives", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy",
     ("profiling.report", "staticgraph.kernels"): "it loads LLVM, which only a page with code needs",
     ("profiling.report", "staticgraph.native"): "it loads LLVM, which only a page with code needs",
     ("compile", "staticgraph.profiling.profiler"): "only a profile needs it, and it compiles",

@@ -113,9 +113,10 @@ def _bound(dag: Dag, budget: int, stored: bool, effort: float, seconds: float) -
     started = time.perf_counter()
     best = Bound(dag.total, sequence=tuple(range(len(dag))))
     cuts: list[int] = []
+    idle: set[int] = set()
     for _ in range(max(1, round(effort * _moments(len(dag))))):
         left = seconds - (time.perf_counter() - started)
-        cut = _worst(dag, budget, best.sequence, cuts, stored)
+        cut = _worst(dag, budget, best.sequence, cuts, stored, idle)
         if cut is None or left <= 0:
             break
         cuts = sorted([*cuts, cut])
@@ -124,6 +125,11 @@ def _bound(dag: Dag, budget: int, stored: bool, effort: float, seconds: float) -
         )
         if solution.cost == math.inf:
             return Bound(math.inf, tuple(cuts))
+        if solution.cost <= best.cost and not dag.uses[cut]:
+            # Nothing reads a loss: in a free order it need not run while much is live.
+            idle.add(cut)
+            cuts.remove(cut)
+            continue
         if not solution.runs:
             best = replace(best, cost=max(best.cost, solution.cost))
             break
@@ -140,18 +146,23 @@ def _moments(n: int) -> int:
 
 
 def _worst(
-    dag: Dag, budget: int, sequence: Sequence[int], cuts: Sequence[int], stored: bool
+    dag: Dag,
+    budget: int,
+    sequence: Sequence[int],
+    cuts: Sequence[int],
+    stored: bool,
+    idle: set[int],
 ) -> int | None:
     """The node that first runs at, or soon after, the step furthest above the budget.
 
-    Of a node that nothing reads, such as a loss, no value is needed afterwards in every order.
+    idle: nodes that proved nothing.
     """
     curve = simulate(dag, sequence).curve
     first_at = {v: step for step, v in reversed(list(enumerate(sequence)))}
     comes = len(sequence)
     next_first = np.empty(len(sequence), np.int64)
     for step in range(len(sequence) - 1, -1, -1):
-        starts = first_at[sequence[step]] == step and dag.uses[sequence[step]]
+        starts = first_at[sequence[step]] == step and sequence[step] not in idle
         comes = step if starts else comes
         next_first[step] = comes
     chain = np.ones(len(dag), bool)

@@ -36,7 +36,8 @@ def cells(study: Study, point: Point) -> dict[str, str]:
     row = dict.fromkeys(TITLES, "-")
     row |= {"strategy": point.strategy, "budget": f"{units.size(point.budget)}{share}"}
     if not point.ok:
-        return row | {"recomputed": f"no plan: {point.status}"}
+        why = point.status.removeprefix(f"{point.strategy}: ")
+        return row | {"recomputed": why if why.startswith("no plan") else f"no plan: {why}"}
     for title, value in (
         ("planned", point.planned), ("allocated", point.allocated), ("measured", point.measured),
     ):  # fmt: skip
