@@ -152,7 +152,7 @@ SMOOTH = [
 OTHERS = {
     *("floor_divide", "sign", "floor", "ceil", "trunc", "round", "cast", "check_index"),
     *("conj", "real", "imag", "complex", "where", "stop_gradient"),
-    *("straight_through", "binary_sigmoid", "binary_tanh", "quantize_linear"),
+    *("straight_through", "binary_sigmoid", "binary_tanh", "quantize_linear", "top_k_grad"),
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
     *("logical_and", "logical_or", "logical_xor", "logical_not"),
     *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_invert", "left_shift", "right_shift"),
