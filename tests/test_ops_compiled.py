@@ -81,6 +81,7 @@ ANOTHER_ORDER = {
     "einsum-outer",
     "einsum-ellipsis",
     "einsum-network",
+    "tensordot-axes",
     "rnn_cell-relu",
     "conv-all",
     "depthwise_conv",
