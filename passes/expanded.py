@@ -20,7 +20,7 @@ from staticgraph.ops.reduce import sum as sum_over
 from staticgraph.ops.shape import broadcast_to, reshape, transpose
 from staticgraph.ops.slices import slice_
 from staticgraph.passmanager import graph_pass, in_bodies
-from staticgraph.types import is_differentiable
+from staticgraph.types import TensorType, is_differentiable
 
 #: elements from which on a value counts, and how much larger it is than what it is made of
 LEAST, RATIO = 1 << 14, 8
@@ -204,7 +204,7 @@ def _reduced(node: Node, t: Tensor, axes: tuple[int, ...]) -> Tensor:
     if not axes:
         return t
     kept = tuple(n for a, n in enumerate(t.shape) if a not in axes)
-    made = Node(node.op, (t,), {"axes": axes}, (type(t.type)(t.type.dtype, kept),), node.where,
+    made = Node(node.op, (t,), {"axes": axes}, (TensorType(t.type.dtype, kept),), node.where,
                 node.clone)  # fmt: skip
     return made.results[0]
 
@@ -231,7 +231,7 @@ def _at(t: Tensor, axis: int, k: int, known: dict) -> Tensor | None:
         operands = [_operand(o, axis - (t.ndim - o.ndim), k, known) for o in node.operands]
         if any(o is None for o in operands):
             return None
-        kind = type(t.type)(t.type.dtype, shape)
+        kind = TensorType(t.type.dtype, shape)
         made = Node(node.op, tuple(operands), node.attrs, (kind,), node.where, node.clone).results[
             0
         ]

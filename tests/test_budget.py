@@ -103,7 +103,7 @@ def test_below_the_floor_the_error_names_it():
         sg.compile(outputs, inputs, memory_budget=least - 1)
 
 
-#: policies that only plan chains, or need minutes
+#: integer programs, which take minutes for a ladder of budgets
 ELSEWHERE = {"checkmate-milp", "checkmate-lp", "knapsack-ilp"}
 
 

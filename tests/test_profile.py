@@ -247,6 +247,21 @@ def test_variables_have_their_values_back():
     assert {i.origin for i in report.model.inputs} == {"random, seed 0"}
 
 
+def test_trying_random_inputs_does_not_train():
+    """Without integers the random inputs are usable, so the call that tries them runs to its end."""
+    x, w = sg.input("x", (4, 3)), sg.variable(np.ones((3, 2), "f"), name="w")
+    loss = ((x @ w) ** 2).sum()
+    fn = sg.compile(loss, updates={w: w - 0.1 * sg.grad(loss, w)})
+    fn.profile(runs=2, warmup=1, roofs=False)
+    np.testing.assert_array_equal(w.value, np.ones((3, 2)))
+
+
+def test_kernels_by_hand_are_named_so():
+    x = sg.input("x", (40,))
+    report = sg.compile(sg.ops.sort(x) * 2.0).profile(runs=2, warmup=1, roofs=False)
+    assert report.model.kernel_mix.get("by hand", 0) > 0
+
+
 def test_given_inputs_are_checked_and_used():
     x = sg.input("x", (3,))
     fn = sg.compile(x + 1.0)

@@ -306,11 +306,10 @@ class _Loader:
 
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_DEFAULTS = {"pipeline": "default", "threads": None, "target": "cpu", "memory_budget": None}
 
 
 def _of_graph(graph: Graph) -> Function:
-    return Function(graph, (list, (tree.LEAF,) * len(graph.outputs)), dict(_DEFAULTS))
+    return Function(graph, (list, (tree.LEAF,) * len(graph.outputs)), {})
 
 
 def _needs_self(owner: type, name: str) -> bool:

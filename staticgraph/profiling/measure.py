@@ -108,7 +108,7 @@ def record(
     """Measure. Variables have their values back afterwards; Ctrl-C keeps the rounds done."""
     session = Session(fn, arrays)
     made = Recording(session.threads)
-    with _variables_kept(fn), _collector_off():
+    with variables_kept(fn), _collector_off():
         try:
             _warm_up(session, made, warmup)
             _rounds(session, made, runs, seconds, progress)
@@ -121,7 +121,8 @@ def record(
 
 
 @contextlib.contextmanager
-def _variables_kept(fn: Function) -> Iterator[None]:
+def variables_kept(fn: Function) -> Iterator[None]:
+    """What a function updates has its value back afterwards."""
     saved = [(v, v.storage.copy()) for v in fn.plan.variables]
     try:
         yield

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from staticgraph.byhand.table import BY_HAND
 from staticgraph.compile import Function
 from staticgraph.errors import InputError, NumericError, TargetError
+from staticgraph.fusion import CONTRACTIONS
 from staticgraph.ir import Node
 from staticgraph.profiling.advice import advise
 from staticgraph.profiling.arena import memory_of
@@ -23,7 +25,7 @@ from staticgraph.profiling.kernelrows import (
     times_of,
 )
 from staticgraph.profiling.machine import machine, versions
-from staticgraph.profiling.measure import Progress, Recording, random_inputs, record
+from staticgraph.profiling.measure import Progress, Recording, random_inputs, record, variables_kept
 from staticgraph.profiling.report import Report
 from staticgraph.profiling.roofline import apply_roofs
 from staticgraph.profiling.rows import (
@@ -94,7 +96,8 @@ def _usable_inputs(fn: Function, seed: int) -> list[np.ndarray]:
     """Random inputs; where the model refuses them (an index out of range), integers become 0."""
     values = random_inputs(fn, seed)
     try:
-        fn(*values)
+        with variables_kept(fn):
+            fn(*values)
     except NumericError:
         values = [np.zeros_like(v) if v.dtype.kind in "iu" else v for v in values]
     return values
@@ -132,12 +135,8 @@ def _model(fn: Function, recording: Recording, origin: str) -> Model:
 
 
 def _kind(node: Node) -> str:
-    from_hand = getattr(node.op, "cpu", None) is not None
-    contraction = next((n.op.name for n in members(node) if n.op.name in _TILED), None)
-    return contraction or ("by hand" if from_hand else "generated")
-
-
-_TILED = ("matmul", "conv", "conv_transpose", "conv_weight_grad")
+    contraction = next((n.op.name for n in members(node) if n.op.name in CONTRACTIONS), None)
+    return contraction or ("by hand" if node.op.name in BY_HAND else "generated")
 
 
 def _compile(fn: Function) -> Compile:
