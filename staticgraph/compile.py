@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
@@ -32,12 +32,14 @@ from staticgraph.op import as_tensor, cast
 from staticgraph.passes import MEANING, PIPELINES
 from staticgraph.passmanager import Note, Pass, PassRecord, Pipeline
 from staticgraph.plan import Plan, build
-from staticgraph.profiling.explanation import Explanation
-from staticgraph.profiling.report import Report
 from staticgraph.runtime import Executable, link
 from staticgraph.threads import caller, check_threads
 from staticgraph.types import TensorType
 from staticgraph.verify import verify
+
+if TYPE_CHECKING:
+    from staticgraph.profiling.explanation import Explanation
+    from staticgraph.profiling.report import Report
 
 #: how each target makes kernels of a node, and a plan callable
 TARGETS = {"cpu": (code_of, link), "cuda": (cuda_code, cudarun.link)}

@@ -96,6 +96,8 @@ INSIDE = {
     ("profiling.report", "staticgraph.native"): "it loads LLVM, which only a page with code needs",
     ("compile", "staticgraph.profiling.profiler"): "only a profile needs it, and it compiles",
     ("compile", "staticgraph.profiling.explain"): "only an explanation needs it",
+    ("compile", "staticgraph.profiling.explanation"): "for type checkers",
+    ("compile", "staticgraph.profiling.report"): "for type checkers",
     ("study.rows", "staticgraph.study.text"): "only a table needs it",
     ("study.rows", "staticgraph.study.pictures"): "only a picture needs it",
     ("ops.einsum", "opt_einsum"): "only contractions of three operands and more need a path",

@@ -248,7 +248,7 @@ def test_variables_have_their_values_back():
 
 
 def test_trying_random_inputs_does_not_train():
-    """Without integers the random inputs are usable, so the call that tries them runs to its end."""
+    """Without integers random inputs are usable: the call that tries them runs to its end."""
     x, w = sg.input("x", (4, 3)), sg.variable(np.ones((3, 2), "f"), name="w")
     loss = ((x @ w) ** 2).sum()
     fn = sg.compile(loss, updates={w: w - 0.1 * sg.grad(loss, w)})
