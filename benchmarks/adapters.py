@@ -121,6 +121,34 @@ def torch_gradient(function, arrays, wanted, compiled=False):
     return Call(call, flat_torch)
 
 
+def jax_pullback(function, wanted):
+    """The value of a function and the gradients of its first operands; the last is a cotangent."""
+    import jax
+
+    def both(*operands):
+        first, others = operands[:wanted], operands[wanted:-1]
+        y, pullback = jax.vjp(lambda *xs: function(*xs, *others), *first)
+        return y, *pullback(operands[-1])
+
+    return both
+
+
+def torch_pullback(function, arrays, wanted):
+    """As `jax_pullback`, by autograd, as a call."""
+    import torch
+
+    *operands, g = tensors(arrays)
+    first = operands[:wanted]
+    for x in first:
+        x.requires_grad_()
+
+    def call():
+        y = function(*operands)
+        return y, *torch.autograd.grad(y, first, g)
+
+    return Call(call, flat_torch)
+
+
 def symbols(arrays):
     """PyTensor inputs with static shapes."""
     import pytensor.tensor as pt

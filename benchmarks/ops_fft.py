@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks import adapters
-from benchmarks.harness import Call, Row
+from benchmarks.harness import Row
 
 LONG, BATCH, SQUARE = (1 << 20,), (64, 1024), (512, 512)
 REAL = {"complex64": "float32", "complex128": "float64"}
@@ -81,14 +81,7 @@ def torch(arrays, case, gradient):
     function = getattr(torch.fft, CASES[case].function)
     if not gradient:
         return adapters.torch_inference(function, arrays)
-    x, g = adapters.tensors(arrays)
-    x.requires_grad_()
-
-    def both():
-        y = function(x)
-        return y, torch.autograd.grad(y, x, g)[0]
-
-    return Call(both, adapters.flat_torch)
+    return adapters.torch_pullback(function, arrays, 1)
 
 
 def row(case, gradient, dtype):

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks import adapters
-from benchmarks.harness import Call, Row
+from benchmarks.harness import Row
 
 LINE, IMAGES, HEADS, POINTS = (1_000_000,), (32, 64, 56, 56), (1, 8, 1024, 64), (3000, 3)
 
@@ -179,34 +179,17 @@ def staticgraph(arrays, case, gradient):
 
 
 def jax(arrays, case, gradient):
-    import jax
-
     function = CASES[case].jax
-    if not gradient:
-        return adapters.jax_call(function, arrays)
-
-    def both(*operands):
-        y, pullback = jax.vjp(function, *operands[:-1])
-        return y, *pullback(operands[-1])
-
-    return adapters.jax_call(both, arrays)
+    return adapters.jax_call(
+        adapters.jax_pullback(function, len(arrays) - 1) if gradient else function, arrays
+    )
 
 
 def torch(arrays, case, gradient):
-    import torch
-
     function = CASES[case].torch
     if not gradient:
         return adapters.torch_inference(function, arrays)
-    *operands, g = adapters.tensors(arrays)
-    for x in operands:
-        x.requires_grad_()
-
-    def both():
-        y = function(*operands)
-        return y, *torch.autograd.grad(y, operands, g)
-
-    return Call(both, adapters.flat_torch)
+    return adapters.torch_pullback(function, arrays, len(arrays) - 1)
 
 
 def row(case, gradient, dtype):

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks import adapters
-from benchmarks.harness import Call, Row
+from benchmarks.harness import Row
 
 LINE, SQUARE = (1_000_000,), (1000, 1000)
 TABLE, WORDS = (50_000, 256), 4096
@@ -185,34 +185,15 @@ def staticgraph(arrays, case, gradient):
 
 
 def jax(arrays, case, gradient):
-    import jax
-
     function = CASES[case].jax
-    if not gradient:
-        return adapters.jax_call(function, arrays)
-
-    def both(x, *rest):
-        *others, g = rest
-        y, pullback = jax.vjp(lambda x: function(x, *others), x)
-        return y, pullback(g)[0]
-
-    return adapters.jax_call(both, arrays)
+    return adapters.jax_call(adapters.jax_pullback(function, 1) if gradient else function, arrays)
 
 
 def torch(arrays, case, gradient):
-    import torch
-
     function = CASES[case].torch
     if not gradient:
         return adapters.torch_inference(function, arrays)
-    x, *others, g = adapters.tensors(arrays)
-    x.requires_grad_()
-
-    def both():
-        y = function(x, *others)
-        return y, torch.autograd.grad(y, x, g)[0]
-
-    return Call(both, adapters.flat_torch)
+    return adapters.torch_pullback(function, arrays, 1)
 
 
 def row(case, gradient, dtype):
