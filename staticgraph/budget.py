@@ -55,7 +55,8 @@ class Recomputation:
     policy: the strategy that made it.
     predicted, extra: seconds on the nominal machine, and what that is above the plan without
         recomputation, as a fraction.
-    sequence: the units (nodes of `dag`) in the order in which they run.
+    sequence: the units (nodes of `dag`) in the order of the strategy; `graph` runs units of one
+        node side by side where that costs no memory.
     budget, peak, cost, bound, gap: of the sequence on `dag`, by the strategy's own accounting: no
         sequence within `budget` costs less than `bound`, and `gap` is lost to that, as a fraction.
     """
@@ -71,11 +72,15 @@ class Recomputation:
     gap: float
     units: Units
     graph: Graph
-    plan: Plan
+    generate: Callable[[Node, str], Any]
 
     @property
     def dag(self) -> Dag:
         return self.units.dag
+
+    @cached_property
+    def plan(self) -> Plan:
+        return planning.build(self.graph, self.generate)
 
     @cached_property
     def recomputed(self) -> tuple[Recomputed, ...]:
@@ -119,17 +124,16 @@ class Ladder:
                 time = _predicted(graph)
                 found[made.sequence] = Recomputation(
                     made.strategy, time, max(0.0, time / once - 1), made.sequence, made.budget,
-                    made.peak, made.cost, made.bound, made.gap, self.units, graph,
-                    planning.build(graph, self.generate),
+                    made.peak, made.cost, made.bound, made.gap, self.units, graph, self.generate,
                 )  # fmt: skip
         return list(found.values())
 
     def within(self, allowed: int) -> Recomputation:
         """The cheapest plan whose arena fits; BudgetError names the least reachable otherwise."""
-        fits = [c for c in self.candidates if c.plan.arena_bytes <= allowed]
-        if not fits:
-            raise BudgetError(self._too_small(allowed))
-        return min(fits, key=lambda c: (c.predicted, c.plan.arena_bytes))
+        for candidate in sorted(self.candidates, key=lambda c: c.predicted):
+            if candidate.plan.arena_bytes <= allowed:
+                return candidate
+        raise BudgetError(self._too_small(allowed))
 
     def _too_small(self, allowed: int) -> str:
         least = min([self.keep_all, *(c.plan for c in self.candidates)], key=_arena).arena_bytes
