@@ -13,11 +13,14 @@ from benchmarks.harness import Call, Row
 
 SIZES, BATCH = (784, 512, 512, 10), 128
 RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
+# With this seed no activation lies within 4e-5 of relu's kink, where rounding alone would decide
+# which of two derivatives a framework computes.
+SEED = 35
 WEIGHTS = ("w1", "b1", "w2", "b2", "w3", "b3")
 
 
-def data(dtype, seed=0):
-    rng = np.random.default_rng(seed)
+def data(dtype):
+    rng = np.random.default_rng(SEED)
     arrays = {
         "x": rng.normal(size=(BATCH, SIZES[0])).astype(dtype),
         "label": rng.integers(0, SIZES[-1], BATCH),

@@ -24,9 +24,9 @@ from staticgraph.codegen.contract_parts import (
 )  # fmt: skip
 from staticgraph.codegen.contract_shapes import Column, Tile
 
-BLOCK_K = {"f32": 256, "f64": 256}  # one panel each of A and B stay in the first-level cache
+BLOCK_BYTES, BLOCK_K = 40 << 10, 512  # a panel of B stays in the first-level cache
 STREAM_K = 16  # block for one or two rows: B passes once, in long runs
-BLOCK_ROWS, ROW_BYTES = 264, 2048  # A, B and C of one tile stay in the second level
+BLOCK_ROWS, BLOCK_COLS = 264, 512  # A and C of one tile stay in the second level
 TILES = 16  # enough for many threads; half as many where bigger tiles save repeated packing
 BIG_FLOPS = 1 << 29
 NEAR_BYTES, FAR_BYTES = 1 << 18, 1 << 23
@@ -158,7 +158,7 @@ class Tiling:
         size, cols = ITEM[self.p.code], self.tile_cols
         return (
             self.pack_a * up(-(-self.row_panels // self.row_tiles) * self.a_panel, LANES) * size,
-            self.pack_b * cols // self.shape.panel * self.b_panel * size,
+            self.pack_b * self.b_panel * size,
             (not self.direct) * self.tile_rows * cols * size,
         )
 
@@ -170,7 +170,7 @@ def choose_grid(p, shape, panels_m, panels_n):
     that give enough tiles of a useful size the cheapest wins.
     """
     least_m = -(-panels_m * shape.rows // BLOCK_ROWS)
-    least_n = -(-panels_n * shape.panel // max(ROW_BYTES // ITEM[p.code], shape.panel))
+    least_n = -(-panels_n * shape.panel // BLOCK_COLS)
     wanted = TILES if p.flops < BIG_FLOPS else TILES // 2
     wanted = -(-min(wanted, max(1, p.flops // TILE_FLOPS)) // max(1, p.count))
     best = None
@@ -188,7 +188,7 @@ def choose_grid(p, shape, panels_m, panels_n):
 
 def make_tiling(p, direct):
     """The tiling of a normalised product."""
-    shape, size = tile_shape(p.code, p.m, p.n), ITEM[p.code]
+    shape, size = tile_shape(p.code, p.m, p.n, vectors=4), ITEM[p.code]
     row_panels, col_panels = -(-p.m // shape.rows), -(-p.n // shape.panel)
     stream = p.m <= 2 and p.b_col == 1
     if stream:
@@ -201,14 +201,14 @@ def make_tiling(p, direct):
     splits = max(1, min(TILES // tiles, p.flops // TILE_FLOPS // tiles, p.k // least))
     chunk = max(LANES, up(-(-p.k // splits), LANES))
     splits = max(1, -(-p.k // chunk))
-    blocks = max(1, -(-chunk // BLOCK_K[p.code]))
+    blocks = max(1, -(-chunk // min(BLOCK_K, BLOCK_BYTES // (shape.panel * size))))
     depth = STREAM_K if stream else max(LANES, up(-(-chunk // blocks), LANES))
     # Straight to the output where that is written once, or stays in the cache; sums over several
     # blocks, and rows far apart in a large output, are better kept in scratch and written in runs.
     out_bytes = p.count * p.m * p.n * size
     at_hand = stream or out_bytes <= NEAR_BYTES or (depth >= chunk and out_bytes <= FAR_BYTES)
     panels = -(-row_panels // row_tiles), -(-col_panels // col_tiles)
-    reused = p.a_k == 1 and panels[1] * shape.panel * size >= ROW_BYTES
+    reused = p.a_k == 1 and panels[1] * shape.panel >= BLOCK_COLS
     far_rows = p.a_k * size >= 2048 and panels[1] >= 4
     return Tiling(p, shape, row_panels, col_panels, row_tiles, col_tiles, splits, chunk, depth,
                   pack_a=not stream and (reused or far_rows),
@@ -230,26 +230,23 @@ def batch_offset(index, batch, strides, size):
 
 
 def pack_columns(s, t):
-    """Copy `kc` rows of B from from_k on, panels cp0 .. cp1, into `packed`: panel after panel,
-    rows of `panel` columns."""
+    """Copy `kc` rows of B from from_k on into `bq`: the columns of panel q, row after row."""
     p, size, wide, code = t.p, ITEM[t.p.code], t.shape.panel, t.p.code
-    with s.open("for q in range(cp0, cp1)"):
-        s(
-            f"src = pb + (from_k * {p.b_k} + q * {wide * p.b_col}) * {size}",
-            f"dst = packed + (q - cp0) * {t.b_panel * size}",
-            f"cols = min({p.n} - q * {wide}, {wide})",
-        )
-        if p.b_col == 1:
-            s(f"{s.copy(code, p.b_k, wide, wide)}(src, dst, kc, cols)")
-        elif p.b_k == 1:
-            s(f"{s.transpose(code, t.shape.lanes, p.b_col, wide)}(src, dst, cols, kc)")
-        else:
-            with s.open("for i in range(kc)"), s.open(f"for c in range(0, {wide}, {LANES})"):
-                s(
-                    f"at = src + (c * {p.b_col} + i * {p.b_k}) * {size}",
-                    f"row = vgather_{code}(at, iota() * splat_i64({p.b_col}), lanes(cols - c))",
-                    f"vst_{code}(dst, i * {wide} + c, row)",
-                )
+    s(
+        f"src = pb + (from_k * {p.b_k} + q * {wide * p.b_col}) * {size}",
+        f"cols = min({p.n} - q * {wide}, {wide})",
+    )
+    if p.b_col == 1:
+        s(f"{s.copy(code, p.b_k, wide, wide)}(src, bq, kc, cols)")
+    elif p.b_k == 1:
+        s(f"{s.transpose(code, t.shape.lanes, p.b_col, wide)}(src, bq, cols, kc)")
+    else:
+        with s.open("for i in range(kc)"), s.open(f"for c in range(0, {wide}, {LANES})"):
+            s(
+                f"at = src + (c * {p.b_col} + i * {p.b_k}) * {size}",
+                f"row = vgather_{code}(at, iota() * splat_i64({p.b_col}), lanes(cols - c))",
+                f"vst_{code}(bq, i * {wide} + c, row)",
+            )
 
 
 def pack_rows(s, t):
@@ -283,7 +280,8 @@ def run_tiles(s, t):
     p, shape, size, last = t.p, t.shape, ITEM[t.p.code], t.col_panels - 1
     with s.open("for q in range(cp0, cp1)"):
         if t.pack_b:
-            s(f"bq = packed + (q - cp0) * {t.b_panel * size}")
+            s("bq = packed")
+            pack_columns(s, t)
         else:
             s(f"bq = pb + (from_k * {p.b_k} + q * {shape.panel}) * {size}")
         s(f"cq = sums + (q - cp0) * {shape.panel * size}")
@@ -355,8 +353,6 @@ def tiled_kernel(t, epilogue):
             s(f"sums = scratch + {t.scratch[0] + t.scratch[1]}")
         with s.open(f"for from_k in range(ks, ke, {t.depth})" if p.k else "for from_k in range(1)"):
             s(f"kc = min(ke - from_k, {t.depth})")
-            if t.pack_b:
-                pack_columns(s, t)
             if t.pack_a:
                 pack_rows(s, t)
                 s("aq = rows_a")

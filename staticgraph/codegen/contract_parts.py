@@ -215,14 +215,20 @@ class Shape:
         return -(-self.vectors * self.lanes // LANES) * LANES
 
 
-def tile_shape(code, m, n):
-    """Register tile for an m x n result: fill the registers with sums, few rows need wide tiles."""
+def tile_shape(code, m, n, vectors=2):
+    """Register tile for an m x n result: fill the registers with sums, few rows need wide tiles.
+
+    `vectors`: the least width where there are many registers and columns enough. Packed panels of B
+    are best walked by tiles four wide (a broadcast of A then serves four multiply-adds), rows that
+    lie far apart by tiles two wide.
+    """
     width, registers, fused = machine()
     lanes = width // ITEM[code]
     unit = max(1, LANES // lanes)
     budget = 24 if registers == 32 else 12
     narrow = -(-n // lanes)
-    vectors = unit if registers == 16 else max(2, unit)
+    wide = unit if registers == 16 else min(vectors, up(narrow, unit))
+    vectors = max(wide, unit)
     while vectors + unit <= min(8, narrow, budget // max(m, 1)):
         vectors += unit
     rows = max(1, min(budget // vectors, m))
