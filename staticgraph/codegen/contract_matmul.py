@@ -140,12 +140,13 @@ class Tiling:
         """(row, k) strides of A as the register tiles see it."""
         if not self.pack_a:
             return self.p.a_row, self.p.a_k
-        return (self.depth + LANES, 1) if self.p.a_k == 1 else (1, self.panel_rows)
+        return (self.depth + LANES, 1) if self.p.a_k == 1 else (1, up(self.tile_rows, LANES))
 
     @property
-    def a_panel(self):
-        """Elements of one packed row panel of A, with room for a vector stored past its end."""
-        return (self.depth + LANES) * max(self.panel_rows, 2)
+    def a_block(self):
+        """Elements of a packed block of A, with room for a vector stored past its end."""
+        row, k = self.a_strides
+        return up((self.tile_rows if k == 1 else self.depth) * max(row, k) + LANES, LANES)
 
     @property
     def b_panel(self):
@@ -157,7 +158,7 @@ class Tiling:
         """Bytes of packed A, packed B and finished sums."""
         size, cols = ITEM[self.p.code], self.tile_cols
         return (
-            self.pack_a * up(-(-self.row_panels // self.row_tiles) * self.a_panel, LANES) * size,
+            self.pack_a * self.a_block * size,
             self.pack_b * self.b_panel * size,
             (not self.direct) * self.tile_rows * cols * size,
         )
@@ -250,28 +251,24 @@ def pack_columns(s, t):
 
 
 def pack_rows(s, t):
-    """Copy the tile's block of A into `rows_a`, panel after panel: row by row where k is
+    """Copy the tile's rows of A, `kc` columns from from_k on, into `rows_a`: row by row where k is
     contiguous, else k by k."""
-    p, size, code = t.p, ITEM[t.p.code], t.p.code
-    rows, extra = t.rows
-    with s.open("for i in range(rp0, rp1)"):
-        s(
-            f"count = {rows} + max(0, min(1, {extra} - i))" if extra else f"count = {rows}",
-            f"src = pa + ({starts('i', rows, extra)}) * {p.a_row * size} + from_k * {p.a_k * size}",
-            f"dst = rows_a + (i - rp0) * {t.a_panel * size}",
-        )
-        if p.a_k == 1:
-            s(f"{s.copy(code, p.a_row, t.a_strides[0], up(t.depth, LANES))}(src, dst, count, kc)")
-        elif p.a_row == 1:
-            s(f"{s.copy(code, p.a_k, t.panel_rows, LANES)}(src, dst, kc, count)")
-        else:
-            s("some = lanes(count)")
-            with s.open("for j in range(kc)"):
-                s(
-                    f"row = vgather_{code}(src + j * {p.a_k * size}, "
-                    f"iota() * splat_i64({p.a_row}), some)",
-                    f"vst_{code}(dst, j * {t.panel_rows}, row)",
-                )
+    p, size, code, pitch = t.p, ITEM[t.p.code], t.p.code, max(t.a_strides)
+    s(
+        f"src = pa + (row0 * {p.a_row} + from_k * {p.a_k}) * {size}",
+        "rows = row1 - row0",
+    )
+    if p.a_k == 1:
+        s(f"{s.copy(code, p.a_row, pitch, up(t.depth, LANES))}(src, rows_a, rows, kc)")
+    elif p.a_row == 1:
+        s(f"{s.copy(code, p.a_k, pitch, pitch)}(src, rows_a, kc, rows)")
+    else:
+        with s.open("for j in range(kc)"), s.open(f"for r in range(0, rows, {LANES})"):
+            s(
+                f"at = src + (r * {p.a_row} + j * {p.a_k}) * {size}",
+                f"row = vgather_{code}(at, iota() * splat_i64({p.a_row}), lanes(rows - r))",
+                f"vst_{code}(rows_a, j * {pitch} + r, row)",
+            )
 
 
 def run_tiles(s, t):
@@ -316,7 +313,7 @@ def column_of(t, cols):
         add=t.depth < t.chunk,
         fused=shape.fused,
     )
-    return Column(tile, extra > 0, t.a_panel if t.pack_a else 0)
+    return Column(tile, extra > 0)
 
 
 def tiled_kernel(t, epilogue):

@@ -46,18 +46,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Column:
-    """Register tiles below one another: with `taller`, some that are one row higher come first.
-
-    `a_step` is the distance in A from one panel of rows to the next, 0 for rows * a_row.
-    """
+    """Register tiles below one another: with `taller`, some that are one row higher come first."""
 
     tile: Tile
     taller: bool
-    a_step: int = 0
 
     @property
     def symbol(self):
-        return f"{self.tile.symbol}_column_{int(self.taller)}_{self.a_step}"
+        return f"{self.tile.symbol}_column_{int(self.taller)}"
 
 
 @dataclass(frozen=True)

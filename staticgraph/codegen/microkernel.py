@@ -118,7 +118,7 @@ def build_column(column: Column, builder, args):
         groups.insert(0, (tall, replace(column.tile, rows=column.tile.rows + 1)))
     for count, tile in groups:
         body = lambda inner, params, tile=tile: build_tile(tile, inner, params)  # noqa: E731
-        step_a = (column.a_step or tile.rows * tile.a_row) * size
+        step_a = tile.rows * tile.a_row * size
         step_c = tile.rows * tile.c_row * size
         function = declare(builder.module, tile.symbol, 5, body)
         with cgutils.for_range(builder, count, intp=I64) as loop:
