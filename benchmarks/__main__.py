@@ -98,6 +98,7 @@ def main(argv=None):
         print(text + "\n", flush=True)
     if measured:
         print(report.summary(measured))
+        print("\n" + report.totals(measured))
     if args.json:
         records = [report.record(row, results) for row, results in measured]
         everything = {"machine": machine, "rows": records, "tables": tables}

@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib import metadata
+from math import exp, fsum, log
 from pathlib import Path
 
 from benchmarks.harness import OURS
@@ -121,6 +122,21 @@ def summary(measured):
             f"  {', '.join(targets):20} {mark:4} {' / '.join(peaks)}"
         )
     return "\n".join(lines)
+
+
+def totals(measured):
+    """The geometric mean of the rows' ratios to the best peer, and the rows that are slower."""
+    found = [(row.name, ratios(row, results)[0][1]) for row, results in measured]
+    found = [(name, ratio) for name, ratio in found if ratio is not None]
+    if not found:
+        return "no row was measured beside a peer"
+    mean = exp(fsum(log(ratio) for _, ratio in found) / len(found))
+    slower = sorted((ratio, name) for name, ratio in found if ratio < 1)
+    lines = [
+        f"geometric mean of the ratios to the best peer, {len(found)} rows: {mean:.2f}",
+        f"slower than the best peer: {len(slower) or 'none'}",
+    ]
+    return "\n".join(lines + [f"  {name:30} {ratio:.2f}" for ratio, name in slower])
 
 
 def record(row, results):

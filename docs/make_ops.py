@@ -26,7 +26,8 @@ from sampling import Sample  # noqa: E402
 
 import staticgraph as sg  # noqa: E402
 from staticgraph.errors import StaticGraphError  # noqa: E402
-from staticgraph.ir import CONSTANT, INPUT, Tensor, postorder  # noqa: E402
+from staticgraph.ir import CONSTANT, INPUT, postorder  # noqa: E402
+from staticgraph.tensor import Tensor  # noqa: E402
 
 TARGET = ROOT / "docs" / "ops.md"
 HEAD = """# Ops

@@ -5,6 +5,9 @@ assert __name__ == "staticgraph.ops", (
     "import staticgraph.ops, not ops: the checkout folder is not the package"
 )
 
+import difflib
+from typing import NoReturn
+
 from staticgraph.ops.activation import (
     celu,
     concat_elu,
@@ -812,3 +815,9 @@ __all__ = [  # noqa: RUF022
     "ifftshift",
     "rfftfreq",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    close = difflib.get_close_matches(name, __all__, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise AttributeError(f"module 'staticgraph.ops' has no attribute {name!r}{hint}")

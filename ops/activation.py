@@ -8,21 +8,16 @@ from __future__ import annotations
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
-from staticgraph.op import (
-    Elementwise,
-    add_op,
-    elementwise,
-    normalize_axis,
-    primitive,
-    promoted,
-    public,
-)
+from staticgraph.ir import apply
+from staticgraph.op import Elementwise, elementwise, primitive
+from staticgraph.operands import normalize_axis, promoted
 from staticgraph.ops.declare import documented, number
 from staticgraph.ops.elementwise import divide, greater, multiply, negative, sigmoid, where
 from staticgraph.ops.join import concat
 from staticgraph.ops.shape import reshape
+from staticgraph.registry import add_op, public
 from staticgraph.scalar import Expr
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex
 
 _FLOATS = "Shapes: that of x. Dtypes: floats; integers become float32."

@@ -9,15 +9,18 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Node, Tensor, apply
+from staticgraph.ir import Node, apply
 from staticgraph.nest import Nest, axes, broadcast_index, identity
-from staticgraph.op import NestOp, cast, constant, public, register, tensor_argument
+from staticgraph.op import NestOp
+from staticgraph.operands import cast, constant, tensor_argument
 from staticgraph.ops.gather import KNOWN, Gather, ScatterAdd
 from staticgraph.ops.pool import image
 from staticgraph.ops.pooling import avg_pool, max_pool
 from staticgraph.ops.resize import adaptive_windows, along, mean_table
 from staticgraph.ops.shape import linear_index, reshape
 from staticgraph.ops.window import Ints, Offset, of_rank, per_axis, window_nest
+from staticgraph.registry import FUNCTIONS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import (
     DEFAULT_FLOAT,
     TensorType,

@@ -7,21 +7,15 @@ from math import factorial, pi
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
-from staticgraph.ir import Tensor, apply
-from staticgraph.op import (
-    Elementwise,
-    add_op,
-    as_tensor,
-    is_scalar,
-    primitive,
-    promoted,
-    public,
-    tensor_argument,
-)
-from staticgraph.op import cast as cast_tensor
+from staticgraph.ir import apply
+from staticgraph.op import Elementwise, primitive
+from staticgraph.operands import as_tensor, is_scalar, promoted, tensor_argument
+from staticgraph.operands import cast as cast_tensor
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import add, multiply, reciprocal, round, rsqrt, sqrt, square
+from staticgraph.registry import add_op, public
 from staticgraph.scalar import Expr
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_bool, is_complex, is_integer
 
 _power = primitive("power", "", public_name="_power")

@@ -7,15 +7,27 @@ from math import sqrt
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Op, Tensor, apply
-from staticgraph.op import cast, constant, promoted, public, register, tensor_argument
+from staticgraph.ir import Op, apply
+from staticgraph.operands import cast, constant, promoted, tensor_argument
 from staticgraph.ops.create import iota
-from staticgraph.ops.elementwise import add, exp, less_equal, multiply, subtract, where
+from staticgraph.ops.elementwise import (
+    add,
+    equal,
+    exp,
+    less_equal,
+    multiply,
+    stop_gradient,
+    subtract,
+    where,
+)
 from staticgraph.ops.matmul import matmul_
 from staticgraph.ops.norm import softmax
 from staticgraph.ops.random import dropout
+from staticgraph.ops.reduce import max as max_over
 from staticgraph.ops.reduce import sum as sum_over
 from staticgraph.ops.shape import broadcast_to, expand_dims, reshape, sum_to
+from staticgraph.registry import public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, broadcast_shapes, is_bool, is_complex
 
 
@@ -61,9 +73,10 @@ class Attention(Op):
         with np.errstate(all="ignore"):
             s = _seen(scale * (q @ k.swapaxes(-1, -2)), mask[0] if mask else None, causal)
             top = s.max(axis=-1, keepdims=True)
+            top = np.where(top == -np.inf, 0, top)
             p = np.exp(s - top)
             total = p.sum(axis=-1, keepdims=True)
-            return [p / total @ v, (top + np.log(total))[..., 0]]
+            return [p / np.where(total == 0, 1, total) @ v, (top + np.log(total))[..., 0]]
 
     def vjp(self, node, cotangents):
         q, k, v, *mask = node.operands
@@ -99,7 +112,15 @@ def _weights(operands, sums: Tensor, attrs) -> Tensor:
     """The softmax as a tensor, from the sums of its rows."""
     q, k, _, *mask = operands
     s = _scores(q, k, mask[0] if mask else None, attrs["scale"], attrs["causal"])
-    return exp(subtract(s, expand_dims(sums, -1)))
+    return exp(subtract(s, expand_dims(where(equal(sums, -np.inf), 0.0, sums), -1)))
+
+
+def _softmax(s: Tensor, masked: bool) -> Tensor:
+    """softmax along the last axis; 0 in a row that sees no key."""
+    if s.size == 0 or not masked:
+        return softmax(s, axis=-1)
+    blind = equal(stop_gradient(max_over(s, axis=-1, keepdims=True)), -np.inf)
+    return where(blind, 0.0, softmax(where(blind, 0.0, s), axis=-1))
 
 
 def _centred(p: Tensor, g: Tensor, v: Tensor) -> Tensor:
@@ -133,8 +154,10 @@ class AttentionGrad(Op):
         q, k, v, _, _, g, *mask = operands
         with np.errstate(all="ignore"):
             s = _seen(scale * (q @ k.swapaxes(-1, -2)), mask[0] if mask else None, causal)
-            p = np.exp(s - s.max(axis=-1, keepdims=True))
-            p /= p.sum(axis=-1, keepdims=True)
+            top = s.max(axis=-1, keepdims=True)
+            p = np.exp(s - np.where(top == -np.inf, 0, top))
+            total = p.sum(axis=-1, keepdims=True)
+            p /= np.where(total == 0, 1, total)
             d = g @ v.swapaxes(-1, -2)
             d = p * (d - (p * d).sum(axis=-1, keepdims=True))
         return [scale * (d @ k), scale * (d.swapaxes(-1, -2) @ q), p.swapaxes(-1, -2) @ g]
@@ -153,7 +176,7 @@ class AttentionGrad(Op):
         )
         # The sums are a function of q and k: computed from them, so that every order sees that.
         s = _scores(q, k, mask[0] if mask else None, scale, node.attrs["causal"])
-        p = softmax(s, axis=-1)
+        p = _softmax(s, bool(mask))
         d = matmul_(g, v.mT)
         row = lambda t: sum_over(t, axis=-1, keepdims=True)  # noqa: E731
         r = row(multiply(p, d))
@@ -182,10 +205,11 @@ def scaled_dot_product_attention(
 
     query (..., n, d), key (..., m, d), value (..., m, e), leading axes broadcast; result (..., n,
     e). `attn_mask` broadcasts to (..., n, m): bool, True where a row looks, or numbers that are
-    added. `is_causal` lets row i look at keys up to i. Float dtypes. The scores are never in
-    memory, for the value and the gradient of q, k and v: both take O(n + m) memory and compute
-    scores in blocks. The gradient of a mask of numbers, second derivatives and `dropout_p` > 0
-    (which needs `dropout_key`) form them. Raises ShapeError, GraphTypeError. Catalogue 8.
+    added. `is_causal` lets row i look at keys up to i. A row that sees no key is 0. Float dtypes.
+    The scores are never in memory, for the value and the gradient of q, k and v: both take O(n + m)
+    memory and compute scores in blocks. The gradient of a mask of numbers, second derivatives and
+    `dropout_p` > 0 (which needs `dropout_key`) form them. Raises ShapeError, GraphTypeError.
+    Catalogue 8.
     """
     op = "scaled_dot_product_attention"
     q, k, v = promoted(op, [query, key, value], floating=True)
@@ -211,7 +235,7 @@ def scaled_dot_product_attention(
     scale = 1 / sqrt(max(q.shape[-1], 1)) if scale is None else float(scale)
     causal = bool(is_causal)
     if dropout_p or 0 in (q.size, k.size, v.size):
-        p = softmax(_scores(q, k, masks[0] if masks else None, scale, causal), axis=-1)
+        p = _softmax(_scores(q, k, masks[0] if masks else None, scale, causal), bool(masks))
         if dropout_p:
             p = dropout(p, dropout_p, key=dropout_key)
         return matmul_(p, v)

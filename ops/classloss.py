@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor
-from staticgraph.op import as_tensor, cast, constant, normalize_axis, promoted, public
+from staticgraph.operands import as_tensor, cast, constant, normalize_axis, promoted
 from staticgraph.ops.activation import relu
 from staticgraph.ops.create import iota
 from staticgraph.ops.declare import number
@@ -32,8 +31,10 @@ from staticgraph.ops.elementwise import (
 from staticgraph.ops.index import checked_index
 from staticgraph.ops.loss import pair, reduced
 from staticgraph.ops.norm import below_max, log_softmax, real_floats
-from staticgraph.ops.reduce import min, sum
+from staticgraph.ops.reduce import any, min, sum
 from staticgraph.ops.shape import broadcast_to, expand_dims, reshape
+from staticgraph.registry import public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_integer
 
 
@@ -67,13 +68,13 @@ def _soft(op: str, x: Tensor, target: object) -> Tensor:
     return cast(t, x.type.dtype)
 
 
-def _class_weight(op: str, weight: object, x: Tensor, mask: Tensor, axis: int) -> Tensor:
-    """The weight of each row's label, of one number per class."""
+def _per_class(op: str, weight: object, x: Tensor, axis: int) -> Tensor:
+    """One number per class, in the shape of x."""
     w = cast(promoted(op, [weight], floating=True)[0], x.type.dtype)
     if w.shape != (x.shape[axis],):
         raise ShapeError(f"{op}: weight must have shape ({x.shape[axis]},), got {w.type}")
     spread = reshape(w, tuple(n if k == axis else 1 for k, n in enumerate(x.shape)))
-    return _picked(broadcast_to(spread, x.shape), mask, axis)
+    return broadcast_to(spread, x.shape)
 
 
 # ---------------------------------------------------------------------------- cross entropy
@@ -117,17 +118,25 @@ def cross_entropy(
 ) -> Tensor:
     """softmax_cross_entropy, reduced; `weight` and `ignore_index` as in nll_loss.
 
+    Of soft targets t, weights count as t weight, and the mean divides by the number of rows.
+
     Shapes: as softmax_cross_entropy, weight one number per class. Dtypes: real floats; integers
     become float32.
     Gradient: that of softmax_cross_entropy, by n for the mean of n.
-    Raises as softmax_cross_entropy, and GraphTypeError for weights of soft targets.
+    Raises as softmax_cross_entropy, and GraphTypeError for soft targets with `ignore_index`.
     Source: BHG 13.3; BPR 5.2; PyTorch.
     """
     if weight is None and ignore_index is None:
         return reduced("cross_entropy", softmax_cross_entropy(logits, labels, axis), reduction)
-    if not _is_labels(labels):
-        raise GraphTypeError("cross_entropy: weight and ignore_index need integer labels")
-    return nll_loss(log_softmax(logits, axis), labels, axis, weight, ignore_index, reduction)
+    if _is_labels(labels):
+        return nll_loss(log_softmax(logits, axis), labels, axis, weight, ignore_index, reduction)
+    op = "cross_entropy"
+    if ignore_index is not None:
+        raise GraphTypeError(f"{op}: ignore_index needs integer labels, got soft ones")
+    (x,) = real_floats(op, logits)
+    a = normalize_axis(op, axis, x.ndim)
+    target = multiply(_soft(op, x, labels), _per_class(op, weight, x, a))
+    return reduced(op, softmax_cross_entropy(x, target, a), reduction)
 
 
 @public
@@ -164,7 +173,7 @@ def nll_loss(
     mask = _label_mask(op, labels, t, a)
     loss, scale = negative(_picked(t, mask, a)), None
     if weight is not None:
-        scale = _class_weight(op, weight, t, mask, a)
+        scale = _picked(_per_class(op, weight, t, a), mask, a)
         loss = multiply(loss, scale)
     if kept is not None:
         zero = constant(0, t.type.dtype)
@@ -283,7 +292,7 @@ def multi_margin_loss(
     terms = where(mask, constant(0, t.type.dtype), square(over) if p == 2 else over)
     loss = divide(sum(terms, a), float(t.shape[a]))
     if weight is not None:
-        loss = multiply(loss, _class_weight(op, weight, t, mask, a))
+        loss = multiply(loss, _picked(_per_class(op, weight, t, a), mask, a))
     return reduced(op, loss, reduction)
 
 
@@ -307,24 +316,34 @@ def multilabel_margin_loss(x: object, target: object, reduction: str = "mean") -
         raise GraphTypeError(f"{op}: target lists integer labels, got {listed.type}")
     if t.ndim == 0 or listed.shape != t.shape:
         raise ShapeError(f"{op}: target must have the shape of x {t.type}, got {listed.type}")
-    classes = t.shape[-1]
-    times = cast(_times_listed(op, target, listed, classes, t), t.type.dtype)
-    margins = add(subtract(expand_dims(t, -2), expand_dims(t, -1)), 1.0)
+    slots, counts, taken = _lists(op, target, listed, t)
+    block = (*slots.shape, t.shape[-1])
+    mask = equal(iota(block, -1, slots.type.dtype), expand_dims(slots, -1))
+    across = broadcast_to(expand_dims(t, -2), block)
+    over = _over_margin(across, mask, 1.0, -1)
     zero = constant(0, t.type.dtype)
-    terms = multiply(relu(margins), expand_dims(times, -1))
-    terms = where(equal(expand_dims(times, -2), zero), terms, zero)
-    return reduced(op, divide(sum(terms, (-2, -1)), float(classes)), reduction)
+    own = sum(where(expand_dims(taken, -2), zero, over), -1)
+    loss = divide(sum(where(counts, own, zero), -1), float(t.shape[-1]))
+    return reduced(op, loss, reduction)
 
 
-def _times_listed(op: str, given: object, listed: Tensor, classes: int, x: Tensor) -> Tensor:
-    """How often each class stands in its row's list before the first negative number."""
+def _lists(op: str, given: object, listed: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The places of each list, which of them come before its end, and which classes it has.
+
+    Known lists are as long as the longest; all else about them is known as well.
+    """
+    what, classes = f"the classes of {x.type}", x.shape[-1]
+    if not isinstance(given, Tensor):
+        lists = np.asarray(given)
+        slots = checked_index(op, np.maximum(lists, 0), classes, what)
+        counts = np.logical_and.accumulate(lists >= 0, -1)
+        taken = np.zeros(lists.shape, bool)
+        taken[(*np.nonzero(counts)[:-1], lists[counts])] = True
+        longest = max([1, *counts.sum(-1).flat]) if classes else 0
+        return slots[..., :longest], constant(counts[..., :longest]), constant(taken)
     places = iota(listed.shape, -1)
     end = min(where(less(listed, 0), places, classes), -1, keepdims=True)
-    if isinstance(given, Tensor):
-        known = where(less(listed, 0), 0, listed)
-    else:
-        known = np.maximum(np.asarray(given), 0)
-    labels = checked_index(op, known, classes, f"the classes of {x.type}")
-    block = (*listed.shape[:-1], classes, classes)
-    same = equal(expand_dims(labels, -2), iota(block, -2, labels.dtype))
-    return sum(logical_and(same, expand_dims(less(places, end), -2)), -1)
+    slots = checked_index(op, where(less(listed, 0), 0, listed), classes, what)
+    counts = less(places, end)
+    own = equal(expand_dims(slots, -1), iota((*listed.shape, classes), -1, slots.type.dtype))
+    return slots, counts, any(logical_and(own, expand_dims(counts, -1)), -2)

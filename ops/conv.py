@@ -15,11 +15,14 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Node, Tensor, apply
+from staticgraph.ir import Node, apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import NestOp, promoted, public, register
+from staticgraph.op import NestOp
+from staticgraph.operands import promoted
 from staticgraph.ops.shape import reshape
 from staticgraph.ops.window import Ints, meet, of_rank, output_size, per_axis, per_side
+from staticgraph.registry import FUNCTIONS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_complex
 
 

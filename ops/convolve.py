@@ -6,11 +6,12 @@ All are `conv` or `conv_transpose` on operands of another shape, and so are thei
 from __future__ import annotations
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor
-from staticgraph.op import promoted, public
+from staticgraph.operands import promoted
 from staticgraph.ops.conv import conv, conv_operands, conv_transpose
 from staticgraph.ops.shape import reshape, swapaxes
 from staticgraph.ops.slices import flip
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex
 
 

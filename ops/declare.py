@@ -9,13 +9,16 @@ import numpy as np
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.op import primitive
+from staticgraph.tensor import Tensor
 
 _ONE = "Shapes: that of x. Dtypes: "
 _BOTH = "Shapes: operands broadcast. Dtypes: "
 #: what the operands of a primitive may be, by the kind of its row
 _TAKES = {
     "arith": _BOTH + "numbers, promoted to one dtype.",
+    "realarith": _BOTH + "real numbers, promoted to one dtype.",
     "float2": _BOTH + "floats of one dtype; integers become float32.",
+    "realfloat2": _BOTH + "real floats of one dtype; integers become float32.",
     "order": _BOTH + "real numbers, promoted to one dtype.",
     "compare": _BOTH + "any, promoted to one dtype; the result is bool.",
     "logical2": _BOTH + "any, not zero counts as true; the result is bool.",
@@ -27,8 +30,10 @@ _TAKES = {
     "modulus": _ONE + "numbers; of complex ones the result is real.",
     "realpart": _ONE + "numbers; the result is real.",
     "float1": _ONE + "floats; integers become float32.",
+    "realfloat1": _ONE + "real floats; integers become float32.",
     "real1": _ONE + "real numbers.",
     "test": _ONE + "numbers; the result is bool.",
+    "realtest": _ONE + "real numbers; the result is bool.",
     "logical1": _ONE + "any; the result is bool.",
     "bit1": _ONE + "integers or bools.",
 }
@@ -52,7 +57,7 @@ def row(
     source: str = "",
     *,
     public_name: str | None = None,
-) -> Callable:
+) -> Callable[..., Tensor]:
     """The op of a row of the primitive table, with its documentation."""
     prim = s.PRIMS[name]
     takes = _TAKES["compare" if text.endswith("as bool.") else prim.kind]

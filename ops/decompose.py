@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from staticgraph.errors import GradientError, GraphTypeError
-from staticgraph.ir import Op, Tensor, apply
-from staticgraph.op import cast, constant, promoted, public, register
+from staticgraph.ir import Op, apply
+from staticgraph.operands import cast, constant, promoted
 from staticgraph.ops.arith import add_n
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import abs as magnitude
@@ -25,6 +25,8 @@ from staticgraph.ops.reduce import min as smallest
 from staticgraph.ops.reduce import sum
 from staticgraph.ops.shape import broadcast_to
 from staticgraph.ops.triangular import adjoint, hermitian_of, matrices, right_side, triangular
+from staticgraph.registry import public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_complex, real_of
 
 
@@ -167,7 +169,8 @@ def eigh(a: object, UPLO: str = "L") -> tuple[Tensor, Tensor]:
     floats and complex; integers become float32. Matrices with inf or NaN, or where LAPACK does not
     converge, give NaN.
     Gradient: v (diag(gw) + f * (v^H gv)) v^H made Hermitian, f_ij = 1 / (w_j - w_i), or 0 where
-    these are equal: right for what does not depend on the choice of eigenvectors.
+    these are equal (PyTorch: inf or NaN): right for what does not depend on the choice of
+    eigenvectors. Second derivatives hold where eigenvalues differ.
     Raises ShapeError for matrices that are not square, GraphTypeError for another UPLO.
     """
     lower = _is_lower("eigh", UPLO)
@@ -210,14 +213,22 @@ class Svd(Op):
         u, s, vh = node.results
         gu, gs, gvh = cotangents
         if node.attrs["full"] and u.shape[-1] != vh.shape[-2]:
-            if gu is not None or gvh is not None:
-                raise GradientError(
-                    "svd: U and V^H have no derivative with full_matrices=True where the matrix is"
-                    " not square: their last vectors are any basis of what the others leave"
-                )
             k = s.shape[-1]
+            gu = None if gu is None else _turned_inside(u, gu, k)
+            gvh = None if gvh is None else adjoint(_turned_inside(adjoint(vh), adjoint(gvh), k))
             u, vh = u[..., :k], vh[..., :k, :]
         return [_svd_vjp(u, s, vh, gu, gs, gvh)]
+
+
+def _turned_inside(u: Tensor, g: Tensor, k: int) -> Tensor:
+    """The cotangent of the first k of all vectors: what the others add by leaving their space.
+
+    They stay orthogonal, so dU2 = -U1 (U2^H dU1)^H but for a rotation among themselves.
+    """
+    if k == u.shape[-1]:
+        return g
+    first, others = u[..., :k], u[..., k:]
+    return g[..., :k] - others @ (adjoint(g[..., k:]) @ first)
 
 
 def _svd_vjp(
@@ -278,10 +289,11 @@ def svd(a: object, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     Shapes: (..., m, n) gives (..., m, m), (..., k), (..., n, n) for k = min(m, n), or without
     `full_matrices` (..., m, k), (..., k), (..., k, n). Dtypes: floats and complex; integers become
     float32. Matrices with inf or NaN, or where LAPACK does not converge, give NaN.
-    Gradient: Giles 2008. What belongs to equal or to zero singular values counts as 0: right for
-    what does not depend on the choice of vectors.
-    Raises ShapeError for fewer than two axes, GradientError for the derivative of u and vh with
-    `full_matrices` where m and n differ.
+    Gradient: Giles 2008. What belongs to equal or to zero singular values counts as 0 (PyTorch:
+    inf or NaN): right for what does not depend on the choice of vectors. That holds for the vectors
+    that `full_matrices` adds, too, whose cotangents PyTorch ignores. Second derivatives hold where
+    singular values differ and are not 0.
+    Raises ShapeError for fewer than two axes.
     """
     return apply(Svd, matrices("svd", a, square=False), full=bool(full_matrices))
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from staticgraph.ir import INPUT, Graph, Tensor, apply, building
-from staticgraph.op import OPS, cast, constant, public
+from staticgraph.ir import INPUT, Graph, apply, building
+from staticgraph.operands import cast, constant
 from staticgraph.ops.decompose import decomposed
 from staticgraph.ops.elementwise import abs, conj, imag, log, sign, where
 from staticgraph.ops.linalg import (
@@ -28,6 +28,8 @@ from staticgraph.ops.linalg import (
 from staticgraph.ops.matrix import diag, diagonal
 from staticgraph.ops.reduce import any, max, min, prod, sum
 from staticgraph.ops.triangular import adjoint, matrices
+from staticgraph.registry import OPS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex, real_of
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from math import prod
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor
-from staticgraph.op import normalize_axes, promoted, public
+from staticgraph.operands import normalize_axes, promoted
 from staticgraph.ops.matmul import matmul_
 from staticgraph.ops.reduce import sum as sum_over
 from staticgraph.ops.shape import broadcast_to, reshape, transpose
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 
 _LETTERS = string.ascii_letters
 

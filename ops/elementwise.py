@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
-from staticgraph.ir import Node, Tensor, apply
-from staticgraph.op import Elementwise, add_op, primitive, promoted, public, tensor_argument
-from staticgraph.op import cast as cast_tensor
+from staticgraph.ir import Node, apply
+from staticgraph.op import Elementwise, primitive
+from staticgraph.operands import cast as cast_tensor
+from staticgraph.operands import promoted, tensor_argument
 from staticgraph.ops.declare import row
+from staticgraph.registry import add_op, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import DTYPES, TensorType, as_dtype, is_complex
 
 # ---------------------------------------------------------------------------- arithmetic
@@ -168,7 +171,8 @@ def sign(x: object, ste: bool = False) -> Tensor:
     """-1, 0 or 1 by the sign of x; nan stays nan.
 
     Shapes: that of x. Dtypes: numbers; of a complex number x / abs(x), as NumPy.
-    Gradient: 0; with `ste` (straight-through) g.
+    Gradient: 0, of complex numbers (g - y real(conj(y) g)) / abs(x); with `ste`
+    (straight-through) g.
     Raises GraphTypeError for bools.
     Source: BHG 8.1.
     """
@@ -248,6 +252,8 @@ def clip(x: object, min: object = None, max: object = None) -> Tensor:
     Source: catalogue 7, 8.
     """
     t = tensor_argument("clip", x)
+    if is_complex(t.type.dtype):
+        raise GraphTypeError(f"clip: complex numbers have no order, got {t.type}")
     if min is None and max is None:
         return t
     if min is not None:

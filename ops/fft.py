@@ -13,16 +13,8 @@ from math import log2
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Op, Tensor, apply
-from staticgraph.op import (
-    OPS,
-    cast,
-    normalize_axis,
-    promoted,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.ir import Op, apply
+from staticgraph.operands import cast, normalize_axis, promoted, tensor_argument
 from staticgraph.ops.create import iota
 from staticgraph.ops.elementwise import (
     conj,
@@ -33,6 +25,8 @@ from staticgraph.ops.elementwise import (
 )
 from staticgraph.ops.pad import pad
 from staticgraph.ops.slices import slice_
+from staticgraph.registry import OPS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import (
     TensorType,
     complex_of,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from staticgraph.errors import GraphTypeError
-from staticgraph.ir import Tensor
-from staticgraph.op import cast, normalize_axes, public, tensor_argument
+from staticgraph.operands import cast, normalize_axes, tensor_argument
 from staticgraph.ops.create import iota
 from staticgraph.ops.elementwise import less, multiply, subtract, where
 from staticgraph.ops.fft import length_argument
 from staticgraph.ops.pad import roll
+from staticgraph.registry import public
+from staticgraph.tensor import Tensor
 from staticgraph.types import DEFAULT_FLOAT, as_dtype, is_float
 
 

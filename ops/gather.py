@@ -15,9 +15,12 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, NumericError, ShapeError
-from staticgraph.ir import FUNCTIONS, Node, Op, Tensor, apply
+from staticgraph.ir import Node, Op, apply
 from staticgraph.nest import Nest, broadcast_index
-from staticgraph.op import Elementwise, NestOp, add_op, cast, register
+from staticgraph.op import Elementwise, NestOp
+from staticgraph.operands import cast
+from staticgraph.registry import FUNCTIONS, add_op, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, broadcast_shapes, is_bool
 
 #: 0 <= i < n, or -n <= i < 0 counted from the end; else NumericError when it runs

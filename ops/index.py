@@ -8,8 +8,8 @@ from math import prod
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply, constant_of
-from staticgraph.op import cast, constant, normalize_axis, promoted, public, tensor_argument
+from staticgraph.ir import apply, constant_of
+from staticgraph.operands import cast, constant, normalize_axis, promoted, tensor_argument
 from staticgraph.ops.create import iota
 from staticgraph.ops.gather import (
     CHECK_INDEX,
@@ -22,6 +22,8 @@ from staticgraph.ops.gather import (
 )
 from staticgraph.ops.shape import broadcast_to, reshape
 from staticgraph.ops.slices import flip, slice_
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import as_dtype, as_shape, broadcast_shapes, is_bool, is_integer
 
 
@@ -101,6 +103,8 @@ def index(x: object, key: object) -> Tensor:
 
     Ints and integer arrays must be in range. The number of true elements of a bool array gives the
     shape, so it must be known while building. Gradient: added up at the places read.
+    Any dtype; raises GraphTypeError for indices that are no integers, ShapeError for known ones
+    out of range, NumericError for others when it runs.
     """
     t = tensor_argument("index", x)
     items = _expand(t, list(key) if isinstance(key, tuple) else [key])
@@ -211,6 +215,8 @@ def _item(t: Tensor, item: object) -> object:
             f"index: {item!r} is no index of {t.type}; an index is an int, a slice, ..., None, or"
             " an array or tensor of ints"
         )
+    if value.size == 0 and not isinstance(item, (Tensor, np.ndarray)):
+        return value.astype(np.int64)  # NumPy makes floats of []
     return value
 
 
@@ -247,6 +253,8 @@ def take(x: object, indices: object, axis: int | None = None) -> Tensor:
 
     Negative indices count from the end. The axis gives way to the axes of `indices`. Gradient:
     added up at the places read. Catalogue 3.1, 8.
+    Any dtype; raises GraphTypeError for indices that are no integers, ShapeError for known ones
+    out of range, NumericError for others when it runs.
     """
     t = tensor_argument("take", x)
     if axis is None:
@@ -281,6 +289,8 @@ def gather(x: object, indices: object, axis: int = -1) -> Tensor:
     """result[i, j, k] = x[i, indices[i, j, k], k] for axis 1: `take_along_axis` of NumPy.
 
     Other axes broadcast; negative indices count from the end. Gradient: `scatter_add`. Catalogue 8.
+    Any dtype; raises GraphTypeError for indices that are no integers, ShapeError for known ones
+    out of range, NumericError for others when it runs.
     """
     t, picked, attrs = _along("gather", tensor_argument("gather", x), indices, axis)
     return apply(Gather, t, picked, **attrs)
@@ -308,7 +318,9 @@ def _places(
 def gather_nd(x: object, indices: object) -> Tensor:
     """result[...] = x[indices[..., 0], indices[..., 1], ...]: the last axis holds one place each.
 
-    It may name only the leading axes of x. Gradient: added up at the places read. Catalogue 3.9.
+    It may name only the leading axes of x. Gradient: added up at the places read. BHG 10.19.
+    Any dtype; raises GraphTypeError for indices that are no integers, ShapeError for known ones
+    out of range, NumericError for others when it runs.
     """
     t = tensor_argument("gather_nd", x)
     picked = _places("gather_nd", indices, t.shape, t.type)
@@ -319,7 +331,8 @@ def gather_nd(x: object, indices: object) -> Tensor:
 def embedding(weight: object, indices: object) -> Tensor:
     """Rows of `weight` at integer indices, which must be in 0..n-1. Catalogue 3.1.
 
-    An index out of range raises NumericError when the function runs. Gradient: added up per row.
+    An index out of range raises NumericError when the function runs. Any dtype. Gradient: added up
+    per row. BHG 3.6.
     """
     t = tensor_argument("embedding", weight, "weight")
     if t.ndim == 0:
@@ -333,7 +346,8 @@ def embedding(weight: object, indices: object) -> Tensor:
 def one_hot(indices: object, num_classes: int, dtype: object = "float32", axis: int = -1) -> Tensor:
     """1 where the new axis stands at the index, else 0; indices must be in 0..num_classes-1.
 
-    An index out of range raises NumericError when the function runs. Catalogue 3.9.
+    An index out of range raises NumericError when the function runs. Gradient: none, a constant for
+    every derivative. Integer indices, any `dtype`. BHG 10.9.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)):
         raise GraphTypeError(f"one_hot: num_classes is an int, got {num_classes!r}")
@@ -354,6 +368,8 @@ def scatter_add(x: object, indices: object, updates: object, axis: int = 0) -> T
     Where x has several axes and `updates` and `indices` have one shape of as many, they are added
     where `gather(x, indices, axis)` reads. Negative indices count from the end. Gradient: the
     cotangent itself, and its elements at the places. Catalogue 3.9, 8.
+    Numbers of one dtype, as promoted; raises ShapeError for updates of another shape and known
+    indices out of range, GraphTypeError for indices that are no integers.
     """
     t, values = promoted("scatter_add", [x, updates])
     a = normalize_axis("scatter_add", axis, t.ndim)
@@ -379,7 +395,8 @@ def scatter_nd(updates: object, indices: object, shape: object, add: bool = Fals
     The last axis of the indices holds one place each, which may name only the leading axes;
     negative indices count from the end. Of updates for one place the last in row-major order
     stands, or with `add` their sum. Gradient: g at the places, 0 for an update that does not stand.
-    BHG 10.20 (printed without that 0).
+    Any dtype; raises ShapeError for updates of another shape and known indices out of range,
+    GraphTypeError for indices that are no integers. BHG 10.20 (printed without that 0).
     """
     u, whole = tensor_argument("scatter_nd", updates, "updates"), as_shape(shape)
     picked = _places("scatter_nd", indices, whole, whole)

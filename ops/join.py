@@ -9,19 +9,14 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest
-from staticgraph.op import (
-    NestOp,
-    constant,
-    normalize_axis,
-    promoted,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.op import NestOp
+from staticgraph.operands import constant, normalize_axis, promoted, tensor_argument
 from staticgraph.ops.shape import broadcast_to, expand_dims, flatten, reshape, squeeze
 from staticgraph.ops.slices import slice_
+from staticgraph.registry import FUNCTIONS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, as_shape
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import ShapeError
-from staticgraph.ir import Op, Tensor, apply
+from staticgraph.ir import Op, apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import NestOp, add_op, cast, constant, promoted, public, register
+from staticgraph.op import NestOp
+from staticgraph.operands import cast, constant, promoted
 from staticgraph.ops.create import arange, eye
 from staticgraph.ops.elementwise import conj, not_equal, where
 from staticgraph.ops.gather import Check
@@ -23,6 +24,8 @@ from staticgraph.ops.matrix import integer, tril, triu
 from staticgraph.ops.reduce import max as largest
 from staticgraph.ops.shape import broadcast_to, sum_to
 from staticgraph.ops.triangular import adjoint, hermitian_of, matrices, right_side, triangular
+from staticgraph.registry import add_op, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, broadcast_shapes, is_differentiable
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
-from staticgraph.op import Elementwise, add_op, is_scalar, promoted, public
+from staticgraph.ir import apply
+from staticgraph.op import Elementwise
+from staticgraph.operands import is_scalar, promoted
 from staticgraph.ops.activation import relu, softplus
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import (
@@ -26,6 +27,8 @@ from staticgraph.ops.elementwise import (
 )
 from staticgraph.ops.reduce import mean, sum
 from staticgraph.ops.shape import sum_to
+from staticgraph.registry import FUNCTIONS, add_op, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex
 
 

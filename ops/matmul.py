@@ -6,9 +6,12 @@ from math import prod
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, broadcast_index
-from staticgraph.op import NestOp, normalize_axis, promoted, public, register
+from staticgraph.op import NestOp
+from staticgraph.operands import normalize_axis, promoted, tensor_argument
+from staticgraph.registry import FUNCTIONS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, broadcast_shapes
 
 
@@ -119,7 +122,12 @@ def linear(x: object, weight: object, bias: object = None, base_axis: int = -1) 
             f" (out, {x.shape[-1] if x.shape else 'in'}), got {weight.type}"
         )
     y = matmul(x, FUNCTIONS["transpose"](weight))
-    return y if bias is None else FUNCTIONS["add"](y, bias)
+    if bias is None:
+        return y
+    b = tensor_argument("linear", bias, "bias")
+    if b.shape != weight.shape[:1]:
+        raise ShapeError(f"linear: bias must have shape {weight.shape[:1]}, got {b.type}")
+    return FUNCTIONS["add"](y, b)
 
 
 def _flat(shape: tuple[int, ...], first: int) -> tuple[int, ...]:

@@ -7,20 +7,15 @@ from math import prod
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import (
-    NestOp,
-    add_op,
-    normalize_axis,
-    promoted,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.op import NestOp
+from staticgraph.operands import normalize_axis, promoted, tensor_argument
 from staticgraph.ops.join import stack, unstack
 from staticgraph.ops.matmul import matmul
 from staticgraph.ops.shape import permute_dims, reshape
+from staticgraph.registry import add_op, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType
 
 

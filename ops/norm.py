@@ -12,14 +12,12 @@ from math import prod
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor
-from staticgraph.op import (
+from staticgraph.operands import (
     cast,
     constant,
     normalize_axes,
     normalize_axis,
     promoted,
-    public,
     tensor_argument,
 )
 from staticgraph.ops.elementwise import (
@@ -35,6 +33,8 @@ from staticgraph.ops.elementwise import (
 )
 from staticgraph.ops.reduce import max, mean, sum
 from staticgraph.ops.shape import broadcast_to, reshape
+from staticgraph.registry import public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex, is_differentiable
 
 
@@ -50,6 +50,8 @@ def below_max(op: str, x: object, axis: object) -> Tensor:
     """x - max(x) along the axis: its exponential does not overflow, and is the same function."""
     (t,) = real_floats(op, x)
     over = normalize_axes(op, axis, t.ndim)
+    if t.size == 0:
+        return t
     return subtract(t, stop_gradient(max(t, over, keepdims=True)))
 
 
@@ -93,15 +95,31 @@ def _inverse_root(op: str, variance: Tensor, eps: object) -> Tensor:
     return rsqrt(add(variance, float(eps)))
 
 
-def _affine(
-    op: str, y: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Sequence[int]
-) -> Tensor:
-    """y * weight + bias, both of the shape of some axes of y."""
-    wanted = tuple(y.shape[a] for a in axes)
-    spread = tuple(n if a in axes else 1 for a, n in enumerate(y.shape))
+def _as_rows(
+    op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, over: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[int, ...]]:
+    """x, weight, bias and axes; several last axes as one, so that sums over the rest run beside."""
+    _check_shapes(op, x, weight, bias, over)
+    first = x.ndim - len(over)
+    if len(over) < 2 or over != tuple(range(first, x.ndim)):
+        return x, weight, bias, over
+    size = prod(x.shape[first:])
+    flat = (None if p is None else reshape(p, (size,)) for p in (weight, bias))
+    return reshape(x, (*x.shape[:first], size)), *flat, (first,)
+
+
+def _check_shapes(
+    op: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Sequence[int]
+) -> None:
+    wanted = tuple(x.shape[a] for a in axes)
     for role, t in (("weight", weight), ("bias", bias)):
         if t is not None and t.shape != wanted:
-            raise ShapeError(f"{op}: {role} must have shape {wanted} for x {y.type}, got {t.type}")
+            raise ShapeError(f"{op}: {role} must have shape {wanted} for x {x.type}, got {t.type}")
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Sequence[int]) -> Tensor:
+    """y * weight + bias, both of the shape of some axes of y."""
+    spread = tuple(n if a in axes else 1 for a, n in enumerate(y.shape))
     if weight is not None:
         y = multiply(y, reshape(weight, spread))
     return y if bias is None else add(y, reshape(bias, spread))
@@ -148,7 +166,8 @@ def layer_norm(
     """
     t, w, b = _with_parameters("layer_norm", x, weight, bias)
     over = _normalized_axes("layer_norm", t, axis, normalized_shape)
-    return _affine("layer_norm", _standardized("layer_norm", t, over, eps), w, b, over)
+    rows, w, b, at = _as_rows("layer_norm", t, w, b, over)
+    return reshape(_affine(_standardized("layer_norm", rows, at, eps), w, b, at), t.shape)
 
 
 @public
@@ -170,9 +189,10 @@ def rms_norm(
     """
     t, w, _ = _with_parameters("rms_norm", x, weight, None)
     over = _normalized_axes("rms_norm", t, axis, normalized_shape)
-    size = mean(square(t), over, keepdims=True)
-    y = multiply(t, _inverse_root("rms_norm", size, eps))
-    return _affine("rms_norm", y, w, None, over)
+    rows, w, _, at = _as_rows("rms_norm", t, w, None, over)
+    size = mean(square(rows), at, keepdims=True)
+    y = multiply(rows, _inverse_root("rms_norm", size, eps))
+    return reshape(_affine(y, w, None, at), t.shape)
 
 
 def _channels(op: str, x: Tensor) -> None:
@@ -207,13 +227,14 @@ def group_norm(
         raise GraphTypeError(f"group_norm: num_groups is an int, got {num_groups!r}")
     if num_groups < 1 or channels % num_groups:
         raise ShapeError(f"group_norm: {channels} channels do not divide into {num_groups} groups")
-    # Weight and bias take the shape of the groups, so that all is one pass over the split channels.
+    # One weight per sample and channel, in the shape of the groups: its derivative is summed within
+    # the pass over the group, and the small rest over the samples.
     parts = (t.shape[0], int(num_groups), channels // int(num_groups), *t.shape[2:])
     for role, p in (("weight", w), ("bias", b)):
         _check_channels("group_norm", role, p, t)
-    w, b = (None if p is None else reshape(p, parts[1:3]) for p in (w, b))
+    w, b = (None if p is None else broadcast_to(reshape(p, parts[1:3]), parts[:3]) for p in (w, b))
     y = _standardized("group_norm", reshape(t, parts), range(2, len(parts)), eps)
-    return reshape(_affine("group_norm", y, w, b, (1, 2)), t.shape)
+    return reshape(_affine(y, w, b, (0, 1, 2)), t.shape)
 
 
 @public
@@ -245,14 +266,12 @@ def instance_norm(
         y = _standardized("instance_norm", t, over, eps)
     else:
         y = subtract(t, mean(t, tuple(over), keepdims=True))
-    if across_channels:
-        return _affine("instance_norm", y, w, b, (1,))
-    # One weight per sample and channel: its derivative is a sum over the axes of the statistics,
-    # in the same pass, and a small one over the samples.
+    # One weight per sample and channel: its derivative is a sum in the pass over the sample, and
+    # a small one over the samples.
     for role, p in (("weight", w), ("bias", b)):
         _check_channels("instance_norm", role, p, t)
     w, b = (None if p is None else broadcast_to(p, t.shape[:2]) for p in (w, b))
-    return _affine("instance_norm", y, w, b, (0, 1))
+    return _affine(y, w, b, (0, 1))
 
 
 # ---------------------------------------------------------------------------- over the batch
@@ -339,12 +358,13 @@ def _batch_norm(
     t, w, b = _with_parameters(op, x, weight, bias)
     a = normalize_axis(op, axis, t.ndim)
     old = _running(op, running, t, a, training)
+    _check_shapes(op, t, w, b, (a,))
     over = tuple(k for k in range(t.ndim) if k != a)
     spread = tuple(n if k == a else 1 for k, n in enumerate(t.shape))
     if not training:
         m, v = (reshape(cast(r, t.type.dtype), spread) for r in old)
         y = multiply(subtract(t, m), _inverse_root(op, v, eps))
-        return _affine(op, y, w, b, (a,))
+        return _affine(y, w, b, (a,))
     count = prod(t.shape[k] for k in over)
     if old and count < 2 and join is None:
         raise ShapeError(f"{op}: running statistics need two values per channel, x is {t.type}")
@@ -354,7 +374,7 @@ def _batch_norm(
     centred = subtract(t, m)
     squares = total(sum(square(centred), over, keepdims=True))
     y = multiply(centred, _inverse_root(op, divide(squares, n), eps))
-    y = _affine(op, y, w, b, (a,))
+    y = _affine(y, w, b, (a,))
     if not old:
         return y
     batch = (m, divide(squares, subtract(n, 1.0) if join else n - 1.0))

@@ -12,22 +12,16 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest
-from staticgraph.op import (
-    NestOp,
-    as_tensor,
-    cast,
-    constant,
-    normalize_axis,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.op import NestOp
+from staticgraph.operands import as_tensor, cast, constant, normalize_axis, tensor_argument
 from staticgraph.ops.create import full
 from staticgraph.ops.join import concat
 from staticgraph.ops.shape import broadcast_to, flatten, reshape
 from staticgraph.ops.slices import flip, slice_
+from staticgraph.registry import FUNCTIONS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, axes, identity
-from staticgraph.op import NestOp, public, register, tensor_argument
+from staticgraph.op import NestOp
+from staticgraph.operands import tensor_argument
 from staticgraph.ops.shape import linear_index
 from staticgraph.ops.window import (
     Ints,
@@ -28,6 +29,8 @@ from staticgraph.ops.window import (
     per_side,
     window_nest,
 )
+from staticgraph.registry import public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_bool, is_complex, is_differentiable
 
 Attrs = dict[str, Any]

@@ -8,8 +8,8 @@ from math import isfinite
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
-from staticgraph.op import cast, constant, normalize_axis, public, tensor_argument
+from staticgraph.ir import apply
+from staticgraph.operands import cast, constant, normalize_axis, tensor_argument
 from staticgraph.ops.create import iota
 from staticgraph.ops.pool import (
     Attrs,
@@ -22,6 +22,8 @@ from staticgraph.ops.pool import (
     windows,
 )
 from staticgraph.ops.window import Ints, of_rank, per_axis
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import DEFAULT_FLOAT, is_differentiable
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
-from staticgraph.op import Elementwise, add_op, elementwise, promoted, public, tensor_argument
-from staticgraph.op import cast as cast_tensor
+from staticgraph.ir import apply
+from staticgraph.op import Elementwise, elementwise
+from staticgraph.operands import cast as cast_tensor
+from staticgraph.operands import promoted, tensor_argument
 from staticgraph.ops.arith import identity
-from staticgraph.ops.declare import documented
+from staticgraph.ops.declare import documented, number
 from staticgraph.ops.elementwise import (
     STRAIGHT_THROUGH,
     abs,
@@ -27,7 +28,9 @@ from staticgraph.ops.elementwise import (
     where,
 )
 from staticgraph.ops.shape import flatten
+from staticgraph.registry import FUNCTIONS, add_op, public
 from staticgraph.scalar import Expr
+from staticgraph.tensor import Tensor
 from staticgraph.types import as_dtype, is_complex, is_float, is_integer
 
 _FLOATS = "Shapes: that of x. Dtypes: real floats; integers become float32."
@@ -175,7 +178,8 @@ def quantize_linear(
     Gradient: h / scale, -h x / scale^2 and h, where h is g inside the limits and 0 beyond them.
     Through dequantize_linear that is (round(x / s) - x / s) for the scale and 0 for the zero point
     inside, q - z and -s beyond.
-    Raises ShapeError for shapes that do not fit, GraphTypeError for another dtype or round_mode.
+    Raises ShapeError for shapes that do not fit and a number as scale that is not above 0,
+    GraphTypeError for another dtype or round_mode.
     Source: BHG 14.4.
     """
     op = "quantize_linear"
@@ -186,6 +190,8 @@ def quantize_linear(
         modes = " or ".join(ROUNDING)
         raise GraphTypeError(f"{op}: round_mode is {modes}, got {round_mode!r}")
     name, low, high = _limits(op, dtype, narrow_range)
+    if isinstance(scale, (int, float)):
+        scale = number(op, "scale", scale)
     s_, z = (_spread(op, k, v, t) for k, v in (("scale", scale), ("zero_point", zero_point)))
     y = apply(QUANTIZE, t, s_, z, low=low, high=high, mode=round_mode)
     if ste:

@@ -11,8 +11,8 @@ from math import sqrt
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
-from staticgraph.op import cast, constant, normalize_axis, promoted, public, tensor_argument
+from staticgraph.ir import apply
+from staticgraph.operands import cast, constant, normalize_axis, promoted, tensor_argument
 from staticgraph.ops.activation import PRELU
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import (
@@ -27,7 +27,6 @@ from staticgraph.ops.elementwise import (
     log1p,
     multiply,
     negative,
-    remainder,
     right_shift,
     subtract,
     where,
@@ -48,6 +47,8 @@ from staticgraph.ops.randombits import (
 from staticgraph.ops.reduce import argmax
 from staticgraph.ops.shape import broadcast_to, moveaxis
 from staticgraph.ops.sort import argsort
+from staticgraph.registry import public
+from staticgraph.tensor import Tensor
 from staticgraph.types import as_dtype, as_shape, broadcast_shapes, is_float, is_integer
 
 __all__ = [
@@ -202,13 +203,15 @@ def categorical(key: object, logits: object, axis: int = -1, shape: object = Non
     return argmax(add(last, noise), -1)
 
 
-def bernoulli(key: object, p: object = 0.5, shape: object = None) -> Tensor:
+def bernoulli(key: object, shape: object = None, p: object = 0.5) -> Tensor:
     """True with probability p, which may be a tensor that broadcasts to `shape`.
 
     Shapes: `shape`, by default that of p. Gradient: none. Raises ShapeError where p does not
     broadcast.
     Source: catalogue 8.
     """
+    if isinstance(shape, (float, Tensor)):
+        raise ShapeError(f"random.bernoulli: the shape comes before p; give p={shape!r} by name")
     return _bernoulli("random.bernoulli", key, p, shape)
 
 
@@ -221,7 +224,7 @@ def _bernoulli(op: str, key: object, p: object, shape: object) -> Tensor:
 
 
 def randint(key: object, shape: object, low: int, high: int, dtype: object = "int64") -> Tensor:
-    """Uniform integers in [low, high); their bias is below 2^-32 for ranges up to 2^32.
+    """Uniform integers in [low, high); no integer is likelier than another by more than 2^-32.
 
     Raises ShapeError where low is not below high or the dtype does not hold them, GraphTypeError
     for a dtype that is no integer.
@@ -239,8 +242,23 @@ def randint(key: object, shape: object, low: int, high: int, dtype: object = "in
         lower = right_shift(multiply(bitwise_and(raw, 0xFFFFFFFF), span), 32)
         raw = right_shift(add(multiply(right_shift(raw, 32), span), lower), 32)
     elif span < 1 << 64:
-        raw = remainder(raw, span)
+        more = random_bits("random.randint", fold_in(key, 1), shape, "uint64")
+        # floor((raw + more / 2^64) * span / 2^64): the upper word of the one product, and the carry
+        # that the other brings to its lower word.
+        lower = multiply(raw, constant(span, "uint64"))
+        carry = less(add(lower, _upper_product(more, span)), lower)
+        raw = add(_upper_product(raw, span), cast(carry, "uint64"))
     return add(cast(raw, name), int(low))
+
+
+def _upper_product(x: Tensor, factor: int) -> Tensor:
+    """floor(x * factor / 2^64) of unsigned 64-bit numbers, by halves."""
+    high, low = (constant(n, "uint64") for n in divmod(factor, 1 << 32))
+    x_high, x_low = right_shift(x, 32), bitwise_and(x, 0xFFFFFFFF)
+    middle = add(multiply(x_high, low), right_shift(multiply(x_low, low), 32))
+    crossed = add(multiply(x_low, high), bitwise_and(middle, 0xFFFFFFFF))
+    upper = add(multiply(x_high, high), right_shift(middle, 32))
+    return add(upper, right_shift(crossed, 32))
 
 
 def permutation(key: object, x: object, axis: int = 0) -> Tensor:

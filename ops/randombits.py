@@ -12,11 +12,14 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError
-from staticgraph.ir import Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import NestOp, cast, constant, register, tensor_argument
+from staticgraph.op import NestOp
+from staticgraph.operands import cast, constant, tensor_argument
 from staticgraph.ops.elementwise import bitwise_or, multiply, right_shift
 from staticgraph.ops.shape import linear_index
+from staticgraph.registry import register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, as_dtype, as_shape, is_float, is_integer
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

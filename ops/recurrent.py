@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor
-from staticgraph.op import constant, promoted, public, tensor_argument
+from staticgraph.operands import constant, promoted, tensor_argument
 from staticgraph.ops.activation import relu
 from staticgraph.ops.elementwise import add, less, multiply, sigmoid, subtract, tanh, where
 from staticgraph.ops.join import concat, split, stack
 from staticgraph.ops.matmul import linear
 from staticgraph.ops.random import dropout, fold_in
 from staticgraph.ops.shape import broadcast_to, expand_dims, reshape, swapaxes
+from staticgraph.registry import public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_integer
 
 State = tuple[Tensor, ...]

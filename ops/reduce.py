@@ -10,19 +10,20 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import COMBINERS, Nest
-from staticgraph.op import (
-    NestOp,
-    add_op,
+from staticgraph.op import NestOp
+from staticgraph.operands import (
     as_bool,
     cast,
     constant,
     normalize_axes,
     normalize_axis,
-    public,
     tensor_argument,
 )
+from staticgraph.ops.declare import number
+from staticgraph.registry import FUNCTIONS, add_op, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import (
     DEFAULT_FLOAT,
     TensorType,
@@ -98,36 +99,18 @@ def _spread(g: Tensor, shape: tuple[int, ...], over: tuple[int, ...]) -> Tensor:
 
 
 def _others(x: Tensor, over: tuple[int, ...]) -> Tensor:
-    """The product of all other elements, right where some are 0: prefix times suffix products.
-
-    The products double their span in each of log2(n) steps, so any order of derivative is made
-    of multiplications, slices and concatenations.
-    """
+    """The product of all other elements, right where some are 0: those before times those after."""
     kept = [k for k in range(x.ndim) if k not in over]
     order = [*kept, *over]
     moved = FUNCTIONS["transpose"](x, order)
     lead = tuple(x.shape[k] for k in kept)
-    n = _product(x.shape[k] for k in over)
-    flat = FUNCTIONS["reshape"](moved, (*lead, n))
+    flat = FUNCTIONS["reshape"](moved, (*lead, _product(x.shape[k] for k in over)))
+    cumprod = FUNCTIONS["cumprod"]
     both = FUNCTIONS["multiply"](
-        _exclusive_prefix(flat),
-        FUNCTIONS["flip"](_exclusive_prefix(FUNCTIONS["flip"](flat, -1)), -1),
+        cumprod(flat, -1, exclusive=True), cumprod(flat, -1, exclusive=True, reverse=True)
     )
     back = FUNCTIONS["reshape"](both, moved.shape)
     return FUNCTIONS["transpose"](back, [int(i) for i in np.argsort(order)])
-
-
-def _exclusive_prefix(x: Tensor) -> Tensor:
-    n = x.shape[-1]
-    one = constant(np.ones((*x.shape[:-1], 1)), x.type.dtype)
-    run = FUNCTIONS["concat"]([one, x[..., : n - 1]], -1)
-    step = 1
-    while step < n:
-        run = FUNCTIONS["concat"](
-            [run[..., :step], FUNCTIONS["multiply"](run[..., step:], run[..., : n - step])], -1
-        )
-        step *= 2
-    return run
 
 
 SUM = add_op(Reduce("sum", "sum"))
@@ -280,6 +263,7 @@ def var(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0)
     Source: CN 1.8.
     """
     t = _floating(tensor_argument("var", x))
+    ddof = number("var", "ddof", ddof, positive=None)
     n = _product(t.shape[a] for a in normalize_axes("var", axis, t.ndim))
     centred = FUNCTIONS["subtract"](t, mean(t, axis, keepdims=True))
     return FUNCTIONS["divide"](
@@ -298,23 +282,28 @@ def std(x: object, axis: object = None, keepdims: bool = False, ddof: float = 0)
 
     Shapes: that of x without the axes, or with size 1 there.
     Dtypes: as var.
-    Gradient: g (x - mean) / ((n - ddof) y), not finite where y is 0.
+    Gradient: g (x - mean) / ((n - ddof) y), 0 where y is 0.
     Raises ShapeError for an axis that x has not.
     """
-    return FUNCTIONS["sqrt"](var(x, axis, keepdims, ddof))
+    square = var(x, axis, keepdims, ddof)
+    zero = FUNCTIONS["equal"](square, 0)
+    where = FUNCTIONS["where"]
+    return where(zero, 0.0, FUNCTIONS["sqrt"](where(zero, 1.0, square)))
 
 
 @public
 def logsumexp(x: object, axis: object = None, keepdims: bool = False) -> Tensor:
-    """log(sum(e^x)) over `axis` (all by default) without overflow; -inf if all are -inf.
+    """log(sum(e^x)) over `axis` (all by default) without overflow; -inf if all are, or none is.
 
     Shapes: that of x without the axes, or with size 1 there.
     Dtypes: real floats; integers become float32.
     Gradient: g softmax(x).
-    Raises ShapeError for an axis that x has not or of size 0, GraphTypeError for complex numbers.
+    Raises ShapeError for an axis that x has not, GraphTypeError for complex numbers.
     Source: catalogue 8.
     """
-    t = _floating(tensor_argument("logsumexp", x))
+    t = _real("logsumexp", _floating(tensor_argument("logsumexp", x)))
+    if t.size == 0:
+        return FUNCTIONS["log"](sum(t, axis, keepdims))
     top = FUNCTIONS["stop_gradient"](max(t, axis, keepdims=True))
     top = FUNCTIONS["where"](FUNCTIONS["isfinite"](top), top, constant(0, t.type.dtype))
     total = FUNCTIONS["log"](

@@ -14,10 +14,13 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import NestOp, cast, constant, public, register, tensor_argument
+from staticgraph.op import NestOp
+from staticgraph.operands import cast, constant, tensor_argument
 from staticgraph.ops.window import Offset, per_axis, window_nest
+from staticgraph.registry import public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import DEFAULT_FLOAT, TensorType, is_bool, is_differentiable
 
 #: index and weight of each tap of each element, [taps, elements]

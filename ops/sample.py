@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from math import prod
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
-from staticgraph.op import cast, promoted, public
+from staticgraph.ir import apply
+from staticgraph.operands import cast, promoted
 from staticgraph.ops.gather import KNOWN, Gather
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex
 
 #: names of one rule for places outside: SciPy's, and others in use

@@ -7,18 +7,9 @@ from itertools import pairwise
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Op, Tensor, apply
+from staticgraph.ir import Op, apply
 from staticgraph.nest import identity
-from staticgraph.op import (
-    add_op,
-    cast,
-    constant,
-    normalize_axis,
-    promoted,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.operands import cast, constant, normalize_axis, promoted, tensor_argument
 from staticgraph.ops.create import iota
 from staticgraph.ops.elementwise import (
     add,
@@ -36,6 +27,8 @@ from staticgraph.ops.elementwise import (
 from staticgraph.ops.pad import pad
 from staticgraph.ops.shape import broadcast_to, flatten
 from staticgraph.ops.slices import slice_
+from staticgraph.registry import add_op, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import (
     DEFAULT_FLOAT,
     TensorType,
@@ -183,15 +176,20 @@ def _extreme_gradient(x: Tensor, y: Tensor, g: Tensor, axis: int, reverse: bool)
 
 
 def _logcumsumexp_gradient(x: Tensor, y: Tensor, g: Tensor, axis: int, reverse: bool) -> Tensor:
-    """dx[k] = e^(x[k] - y[k]) r[k], where r[k] = g[k] + e^(y[k] - y[k+1]) r[k+1]."""
-    zero = constant(0, x.type.dtype)
+    """dx[k] = e^(x[k] - y[k]) r[k], where r[k] = g[k] + e^(y[k] - y[k+1]) r[k+1].
+
+    In float64: the factors of a long row are near 1, and their roundings multiply.
+    """
+    given = x.type.dtype
+    x, y, g = (cast(t, "float64") for t in (x, y, g))
+    zero = constant(0, "float64")
     place = iota(y.shape, axis)
     goes_on = greater(place, 0) if reverse else greater(y.shape[axis] - 1, place)
     there = greater(y, -np.inf)
     step = subtract(y, shifted(y, axis, not reverse))
     step = exp(where(logical_and(goes_on, there), step, zero))
     r = apply(LinearScan, g, step, axis=axis, reverse=not reverse, late=False)
-    return where(there, multiply(exp(where(there, subtract(x, y), zero)), r), zero)
+    return cast(where(there, multiply(exp(where(there, subtract(x, y), zero)), r), zero), given)
 
 
 # ---------------------------------------------------------------------------- functions

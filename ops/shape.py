@@ -10,17 +10,12 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, axes, broadcast_index
-from staticgraph.op import (
-    NestOp,
-    as_tensor,
-    normalize_axes,
-    normalize_axis,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.op import NestOp
+from staticgraph.operands import as_tensor, normalize_axes, normalize_axis, tensor_argument
+from staticgraph.registry import FUNCTIONS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, as_shape, broadcast_shapes
 
 
@@ -118,7 +113,13 @@ class Reshape(NestOp):
 
 @public
 def reshape(x: object, shape: object) -> Tensor:
-    """The elements of x in row-major order in `shape`; one size may be -1. Catalogue 3.9."""
+    """The elements of x in row-major order in `shape`; one size may be -1.
+
+    Shapes: `shape`, of as many elements as x. Dtypes: any.
+    Gradient: g in the shape of x.
+    Raises ShapeError for another number of elements or a second -1.
+    Source: BHG 10.13; BPR 4.
+    """
     t = tensor_argument("reshape", x)
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)  # type: ignore[arg-type]
     if sum(1 for n in sizes if n == -1) > 1:
@@ -174,7 +175,13 @@ class Transpose(NestOp):
 
 @public
 def transpose(x: object, axes: object = None) -> Tensor:
-    """The axes of x in another order, reversed by default. Catalogue 3.9."""
+    """The axes of x in another order, reversed by default: axis k of the result is axes[k] of x.
+
+    Shapes: the sizes of x in that order. Dtypes: any.
+    Gradient: g with its axes in the inverse order.
+    Raises ShapeError for axes that are no permutation.
+    Source: BHG 10.6.
+    """
     t = tensor_argument("transpose", x)
     order = tuple(reversed(range(t.ndim))) if axes is None else tuple(axes)  # type: ignore[call-overload]
     order = tuple(normalize_axis("transpose", a, t.ndim) for a in order)
@@ -183,13 +190,18 @@ def transpose(x: object, axes: object = None) -> Tensor:
 
 @public
 def permute_dims(x: object, axes: object) -> Tensor:
-    """transpose under its array API name."""
+    """`transpose` under its array API name: its shapes, dtypes, gradient, errors. BHG 10.6."""
     return transpose(x, axes)
 
 
 @public
 def swapaxes(x: object, axis1: int, axis2: int) -> Tensor:
-    """Two axes of x swapped."""
+    """Two axes of x swapped.
+
+    Shapes: that of x with two sizes swapped. Dtypes: any.
+    Gradient: g with the same axes swapped.
+    Raises ShapeError for an axis that x has not.
+    """
     t = tensor_argument("swapaxes", x)
     order = list(range(t.ndim))
     a, b = normalize_axis("swapaxes", axis1, t.ndim), normalize_axis("swapaxes", axis2, t.ndim)
@@ -199,7 +211,12 @@ def swapaxes(x: object, axis1: int, axis2: int) -> Tensor:
 
 @public
 def moveaxis(x: object, source: int, destination: int) -> Tensor:
-    """One axis of x moved to another place."""
+    """One axis of x moved to another place; the others keep their order.
+
+    Shapes: the sizes of x in that order. Dtypes: any.
+    Gradient: g with the axis moved back.
+    Raises ShapeError for an axis that x has not.
+    """
     t = tensor_argument("moveaxis", x)
     a, b = (
         normalize_axis("moveaxis", source, t.ndim),
@@ -244,19 +261,33 @@ class BroadcastTo(NestOp):
 
 @public
 def broadcast_to(x: object, shape: object) -> Tensor:
-    """x repeated to `shape` by NumPy's rules. Catalogue 3.9."""
+    """x repeated along new axes and axes of size 1, by NumPy's rules.
+
+    Shapes: `shape`, to which that of x broadcasts. Dtypes: any.
+    Gradient: g summed over the axes that were added or stretched.
+    Raises ShapeError where x does not broadcast to `shape`.
+    Source: BHG 10.7.
+    """
     t, sizes = tensor_argument("broadcast_to", x), as_shape(shape)
     return t if sizes == t.shape else apply(BroadcastTo, t, shape=sizes)
 
 
 @public
 def sum_to(x: object, shape: object) -> Tensor:
-    """Sum over the axes that broadcasting from `shape` to the shape of x added or stretched."""
+    """Sum over the axes that broadcasting from `shape` to the shape of x added or stretched.
+
+    Shapes: `shape`, which must broadcast to that of x. Dtypes: numbers.
+    Gradient: g broadcast.
+    Raises ShapeError where `shape` does not broadcast to x.
+    Source: catalogue 0, 8 (unb).
+    """
     from_ops = as_tensor(x)
     sizes = as_shape(shape)
     if from_ops.shape == sizes:
         return from_ops
     lead = from_ops.ndim - len(sizes)
+    if broadcast_shapes(sizes, from_ops.shape) != from_ops.shape:
+        raise ShapeError(f"sum_to: {sizes} does not broadcast to {from_ops.type}")
     over = tuple(range(lead)) + tuple(
         lead + k for k, n in enumerate(sizes) if n == 1 and from_ops.shape[lead + k] != 1
     )
@@ -265,7 +296,12 @@ def sum_to(x: object, shape: object) -> Tensor:
 
 @public
 def expand_dims(x: object, axis: int | tuple[int, ...] = 0) -> Tensor:
-    """New axes of size 1 at the given places of the result."""
+    """New axes of size 1 at the given places of the result.
+
+    Shapes: that of x with those axes. Dtypes: any.
+    Gradient: g in the shape of x.
+    Raises ShapeError for a place out of range or named twice.
+    """
     t = tensor_argument("expand_dims", x)
     places = axis if isinstance(axis, (tuple, list)) else (axis,)
     new = {normalize_axis("expand_dims", a, t.ndim + len(places)) for a in places}
@@ -277,7 +313,12 @@ def expand_dims(x: object, axis: int | tuple[int, ...] = 0) -> Tensor:
 
 @public
 def squeeze(x: object, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Drop axes of size 1: all, or those given."""
+    """Drop axes of size 1: all, or those given.
+
+    Shapes: that of x without those axes. Dtypes: any.
+    Gradient: g in the shape of x.
+    Raises ShapeError for an axis that x has not or of another size than 1.
+    """
     t = tensor_argument("squeeze", x)
     over = (
         tuple(k for k, n in enumerate(t.shape) if n == 1)
@@ -292,6 +333,12 @@ def squeeze(x: object, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 @public
 def flatten(x: object) -> Tensor:
-    """All elements on one axis."""
+    """All elements in row-major order on one axis.
+
+    Shapes: (number of elements,). Dtypes: any.
+    Gradient: g in the shape of x.
+    Raises GraphTypeError for what is no tensor.
+    Source: BPR 4.
+    """
     t = tensor_argument("flatten", x)
     return reshape(t, (t.size,))

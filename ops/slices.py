@@ -8,17 +8,13 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest
-from staticgraph.op import (
-    NestOp,
-    normalize_axes,
-    normalize_axis,
-    public,
-    register,
-    tensor_argument,
-)
+from staticgraph.op import NestOp
+from staticgraph.operands import normalize_axes, normalize_axis, tensor_argument
 from staticgraph.ops.shape import swapaxes
+from staticgraph.registry import public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType
 
 

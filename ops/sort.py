@@ -11,19 +11,15 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Op, Tensor, apply
+from staticgraph.ir import Op, apply
 from staticgraph.nest import Nest
-from staticgraph.op import (
-    Elementwise,
-    NestOp,
-    add_op,
+from staticgraph.op import Elementwise, NestOp
+from staticgraph.operands import (
     cast,
     constant,
     normalize_axes,
     normalize_axis,
     promoted,
-    public,
-    register,
     tensor_argument,
 )
 from staticgraph.ops.create import full
@@ -32,6 +28,8 @@ from staticgraph.ops.elementwise import add, equal, greater, isnan, multiply, su
 from staticgraph.ops.gather import KNOWN, Gather, ScatterAdd
 from staticgraph.ops.index import take
 from staticgraph.ops.shape import expand_dims, flatten, moveaxis, reshape, transpose
+from staticgraph.registry import add_op, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import DEFAULT_FLOAT, TensorType, is_complex, is_differentiable, is_float
 
 

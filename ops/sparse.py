@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor
-from staticgraph.op import constant, promoted, public, tensor_argument
+from staticgraph.operands import constant, promoted, tensor_argument
 from staticgraph.ops.elementwise import add, clip, divide, less_equal, multiply
 from staticgraph.ops.index import scatter_add, take
 from staticgraph.ops.reduce import sum as sum_over
 from staticgraph.ops.shape import broadcast_to, expand_dims, transpose
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_integer
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from staticgraph.errors import ShapeError
-from staticgraph.ir import Op, Tensor, apply
-from staticgraph.op import OPS, cast, promoted, public, register, tensor_argument
+from staticgraph.ir import Op, apply
+from staticgraph.operands import cast, promoted, tensor_argument
 from staticgraph.ops.elementwise import conj, real
 from staticgraph.ops.matrix import diag, diagonal, tril, triu
 from staticgraph.ops.shape import sum_to
+from staticgraph.registry import OPS, public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, broadcast_shapes, is_complex
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from math import prod
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor, apply
-from staticgraph.op import cast, public
+from staticgraph.ir import apply
+from staticgraph.operands import cast
 from staticgraph.ops.create import zeros
 from staticgraph.ops.pool import SumPoolAdjoint, image, layout
 from staticgraph.ops.shape import broadcast_to, reshape
 from staticgraph.ops.window import Ints, of_rank, per_axis
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import DEFAULT_FLOAT, is_differentiable
 
 

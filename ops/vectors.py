@@ -5,8 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Tensor
-from staticgraph.op import constant, normalize_axes, normalize_axis, promoted, public
+from staticgraph.operands import constant, normalize_axes, normalize_axis, promoted
 from staticgraph.ops.arith import power
 from staticgraph.ops.declare import number
 from staticgraph.ops.elementwise import (
@@ -24,6 +23,8 @@ from staticgraph.ops.elementwise import (
 from staticgraph.ops.matmul import matmul
 from staticgraph.ops.reduce import max, sum
 from staticgraph.ops.shape import reshape, swapaxes
+from staticgraph.registry import FUNCTIONS, public
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex
 
 
@@ -137,7 +138,8 @@ def normalize(x: object, p: float = 2, axis: object = 1, eps: float = 1e-12) -> 
 def weight_norm(v: object, g: object, dim: int = 0, eps: float = 1e-12) -> Tensor:
     """g v / sqrt(sum(v^2) + eps), the sum over all axes but `dim`.
 
-    Shapes: g (v.shape[dim],); the result has that of v. Dtypes: floats, promoted to one dtype;
+    Shapes: g (v.shape[dim],), or that of v with size 1 on the other axes; the result has that of v.
+    Dtypes: floats, promoted to one dtype;
     integers become float32.
     Gradient: with s = sum(v^2) + eps, of v: h g s^(-1/2) - sum(h v) g s^(-3/2) v, of g:
     sum(h v) s^(-1/2), for the cotangent h.
@@ -149,14 +151,14 @@ def weight_norm(v: object, g: object, dim: int = 0, eps: float = 1e-12) -> Tenso
     if is_complex(t.type.dtype):
         raise GraphTypeError(f"{op}: needs real numbers, got {t.type}")
     kept = normalize_axis(op, dim, t.ndim)
-    if scale.shape != (t.shape[kept],):
+    spread = tuple(n if k == kept else 1 for k, n in enumerate(t.shape))
+    if scale.shape not in ((t.shape[kept],), spread):
         raise ShapeError(
             f"{op}: g must have shape ({t.shape[kept]},) for {t.type}, got {scale.type}"
         )
     eps = number(op, "eps", eps, positive=False)
     over = tuple(k for k in range(t.ndim) if k != kept)
     size = sqrt(add(sum(square(t), over, keepdims=True), eps))
-    spread = tuple(n if k == kept else 1 for k, n in enumerate(t.shape))
     return multiply(t, divide(reshape(scale, spread), size))
 
 

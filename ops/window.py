@@ -17,10 +17,13 @@ import numpy as np
 
 from staticgraph import scalar as s
 from staticgraph.errors import GraphTypeError, ShapeError
-from staticgraph.ir import Tensor, apply
+from staticgraph.ir import apply
 from staticgraph.nest import Nest, axes
-from staticgraph.op import NestOp, public, register, tensor_argument
+from staticgraph.op import NestOp
+from staticgraph.operands import tensor_argument
 from staticgraph.ops.shape import reshape
+from staticgraph.registry import public, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_bool
 
 Ints = tuple[int, ...]
@@ -197,7 +200,11 @@ def of_rank(general: Callable[..., Tensor], spatial: int) -> Callable[..., Tenso
         return general(t, *args, **kwargs)
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"`{general.__name__}` with {spatial} spatial axes."
+    function.__doc__ = (
+        f"`{general.__name__}` of x with {spatial} spatial ax{'is' if spatial == 1 else 'es'}.\n\n"
+        f"Formula, other shapes, dtypes, gradient and source as `{general.__name__}`.\n"
+        f"Raises ShapeError for another number of axes, else as `{general.__name__}`."
+    )
     function.__wrapped__ = general  # type: ignore[attr-defined]  # its signature
     return public(function)
 

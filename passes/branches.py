@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from staticgraph import rewrite
 from staticgraph.control import SIDES, Cond
-from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, Graph, Node, Tensor, building, postorder
-from staticgraph.op import constant
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, building, postorder
+from staticgraph.operands import constant
 from staticgraph.passes.values import BRANCH, COPIED, Facts, Values
 from staticgraph.passmanager import Note, graph_pass
+from staticgraph.registry import FUNCTIONS
 from staticgraph.rewrite import rewritten
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_bool
 
 _VIEWS = ("broadcast_to", "reshape", "transpose", "flip")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from staticgraph.codegen.lower import is_reduction
+from staticgraph.codegen.region import is_reduction
 from staticgraph.fusion import CONTRACTIONS, VIEWS
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
 from staticgraph.op import NestOp
+from staticgraph.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, building
-from staticgraph.op import Elementwise, constant
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, building
+from staticgraph.op import Elementwise
+from staticgraph.operands import constant
 from staticgraph.ops.create import iota
 from staticgraph.ops.elementwise import add, logical_and, logical_or, maximum, minimum, multiply
 from staticgraph.ops.join import stack
@@ -20,6 +21,7 @@ from staticgraph.ops.reduce import sum as sum_over
 from staticgraph.ops.shape import broadcast_to, reshape, transpose
 from staticgraph.ops.slices import slice_
 from staticgraph.passmanager import graph_pass, in_bodies
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_differentiable
 
 #: elements from which on a value counts, and how much larger it is than what it is made of
@@ -38,9 +40,13 @@ _JOIN = {
 
 @dataclass
 class Expanded:
-    """The expanded values of a graph, each with the tensors in memory that it is computed from."""
+    """The expanded values of a graph, each with the tensors in memory that it is computed from.
+
+    With `places`, so are values made of positions alone: masks such as iota == labels.
+    """
 
     graph: Graph
+    places: bool = False
     supports: dict[Tensor, frozenset[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +59,8 @@ class Expanded:
             result = node.results[0]
             found: set[Tensor] = set()
             for t in node.operands:
-                found |= self.supports.get(t) or self._behind(t)
+                alone = self.places and t.node.op.name == "iota" and t in self.supports
+                found |= self.supports.get(t) or (set() if alone else self._behind(t))
             size = sum(t.size for t in found)
             if len(found) > SUPPORTS or result.size < max(LEAST, RATIO * size):
                 continue
@@ -289,7 +296,7 @@ def spread(graph: Graph) -> Graph:
 
     before and after, %d is f32[n, n] computed from f32[n] alone, and is copied as well.
     """
-    expanded = Expanded(graph)
+    expanded = Expanded(graph, places=True)
     readers = [n for n in graph.nodes if isinstance(n.op, Reduce) and n.operands[0] in expanded]
     loops = _loops(graph, readers)
     if len(set(loops.values())) < 2:

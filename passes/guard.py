@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from staticgraph.ir import FUNCTIONS, Graph, Tensor, apply, building
-from staticgraph.op import cast
+from staticgraph.ir import Graph, apply, building
+from staticgraph.operands import cast
 from staticgraph.ops.gather import CHECK_INDEX, Check, index_check, index_message
 from staticgraph.passmanager import graph_pass, in_bodies
+from staticgraph.registry import FUNCTIONS
 from staticgraph.rewrite import Builder
+from staticgraph.tensor import Tensor
 
 
 @graph_pass

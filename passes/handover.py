@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from staticgraph.closure import inputs_read, placeholder
 from staticgraph.control import SIDES, Cond, Nothing
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor, apply
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, apply
 from staticgraph.op import Elementwise
 from staticgraph.passes.values import BRANCH, Values
 from staticgraph.passmanager import Note
 from staticgraph.rewrite import is_exact
+from staticgraph.tensor import Tensor
 
 _VIEWS = ("broadcast_to", "iota", "reshape", "transpose", "flip", "slice", "stop_gradient", "late")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from staticgraph.closure import input_names, placeholder
 from staticgraph.control import SIDES, Cond
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, postorder
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, postorder
 from staticgraph.passes.handover import hand_over
 from staticgraph.passes.values import BRANCH, COPIED
 from staticgraph.passmanager import Note, graph_pass
+from staticgraph.tensor import Tensor
 
 #: views that show all of their source: reading the source through them inside costs nothing
 _VIEWS = ("broadcast_to", "iota", "reshape", "transpose", "flip")

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from staticgraph.control import SIDES, Cond
-from staticgraph.ir import COMMUTATIVE, CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, freeze
+from staticgraph.ir import COMMUTATIVE, CONSTANT, INPUT, VARIABLE, Graph, Node, freeze
 from staticgraph.rewrite import uniform_value
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_bool, is_differentiable
 
 #: constants of at most this many elements are copied into the branches that read them

@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "BudgetError",
+    "Finding",
     "Function",
     "GradientError",
     "Graph",

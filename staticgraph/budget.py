@@ -3,37 +3,43 @@
 A strategy plans on the units of `recompute`; what counts is what the real plan then allocates. The
 plans of a fixed ladder of budgets are the candidates, whatever the budget asked for, and the
 cheapest that fits is taken: so a larger budget never means more recomputation, and equal graphs get
-equal plans.
+equal plans. The ladder is climbed from its foot, each plan starting from the one before, and no
+further than the budget.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from staticgraph import plan as planning
-from staticgraph.errors import BudgetError, shorten
-from staticgraph.ir import Graph, Node
+from staticgraph.bytesize import budget_bytes
+from staticgraph.errors import BudgetError, DagError, shorten
+from staticgraph.ir import Graph
+from staticgraph.nominal import seconds
 from staticgraph.passes import remat
-from staticgraph.passes.remat import STRATEGIES, Dag, floor, pareto, simulate, solve
-from staticgraph.plan import Plan
-from staticgraph.recompute import Units, seconds
+from staticgraph.passes.remat import STRATEGIES, Dag, best, floor, lower_bound, simulate, solve
+from staticgraph.plan import Buffer, Plan
+from staticgraph.recompute import UnitDag, Units
 
 #: budgets of the ladder between the floor and the plan without recomputation
 RUNGS = 16
 POLICY = "best"
 #: seconds that planning all rungs may take, where a strategy searches
 PATIENCE = 8.0
+#: how much of the time for a plan its bound may take, on a machine that does other things too
+_CARE = 3.0
+#: rungs above a budget whose plans are looked at too: a plan may need less than it was made for
+_ABOVE = 2
 
-_UNITS = {
-    "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9,
-}  # fmt: skip
+Build = Callable[[Graph], Plan]
+Policy = str | Callable[..., Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,15 @@ class Recomputation:
     gap: float
     units: Units
     graph: Graph
-    generate: Callable[[Node, str], Any]
+    build: Build
 
     @property
-    def dag(self) -> Dag:
+    def dag(self) -> UnitDag:
         return self.units.dag
 
     @cached_property
     def plan(self) -> Plan:
-        return planning.build(self.graph, self.generate)
+        return self.build(self.graph)
 
     @cached_property
     def recomputed(self) -> tuple[Recomputed, ...]:
@@ -95,82 +101,139 @@ class Recomputation:
 
 
 class Ladder:
-    """All candidate plans of one optimised graph."""
+    """The candidate plans of one optimised graph. `build` makes a plan of a graph."""
 
-    def __init__(
-        self, graph: Graph, plan: Plan, policy: str | Callable, generate: Callable[[Node, str], Any]
-    ):
-        self.graph, self.keep_all, self.policy, self.generate = graph, plan, policy, generate
+    def __init__(self, graph: Graph, plan: Plan, policy: Policy, build: Build):
+        self.graph, self.keep_all, self.build = graph, plan, build
         self.units = Units(graph, plan)
         self.dag = self.units.dag
+        self.stored = simulate(self.dag, range(len(self.dag))).peak
+        self.climb = climb_of(self.dag, policy, tuple(self.rungs()))
+        self.once = _predicted(graph)
+        self.found: dict[tuple[int, ...], Recomputation] = {}
 
     def rungs(self) -> list[int]:
-        """Budgets from the plan that keeps all down to the floor."""
-        high = max(simulate(self.dag, range(len(self.dag))).peak, self.keep_all.arena_bytes)
+        """Budgets from the floor up to the plan that keeps all."""
+        high = max(self.stored, self.keep_all.arena_bytes)
         low = floor(self.dag).bytes
         if low >= high:
             return [high]
         step = (low / high) ** (1 / (RUNGS - 1)) if low else 0.8
-        return sorted({round(high * step**k) for k in range(RUNGS - 1)} | {low}, reverse=True)
+        return sorted({round(high * step**k) for k in range(RUNGS - 1)} | {low})
 
-    @cached_property
-    def candidates(self) -> list[Recomputation]:
-        """Plans of all rungs, as far as the strategy finds them; equal sequences once."""
-        found: dict[tuple[int, ...], Recomputation] = {}
-        once = _predicted(self.graph)
-        for made in plans(self.dag, self.policy, tuple(self.rungs())):
-            if made.sequence not in found:
+    def candidates(self, most: float) -> Iterator[Recomputation]:
+        """Plans of the rungs up to `most` bytes on the Dag and a little above, cheapest first."""
+        for made in self.climb.up_to(most):
+            if made.sequence not in self.found:
                 graph = self.units.realise(self.units.gathered(made.sequence, made.peak))
                 time = _predicted(graph)
-                found[made.sequence] = Recomputation(
-                    made.strategy, time, max(0.0, time / once - 1), made.sequence, made.budget,
-                    made.peak, made.cost, made.bound, made.gap, self.units, graph, self.generate,
+                extra = max(0.0, time / self.once - 1)
+                self.found[made.sequence] = Recomputation(
+                    made.strategy, time, extra, made.sequence, made.budget, made.peak, made.cost,
+                    made.bound, made.gap, self.units, graph, self.build,
                 )  # fmt: skip
-        return list(found.values())
+        yield from sorted(self.found.values(), key=lambda c: c.predicted)
 
     def within(self, allowed: int) -> Recomputation:
         """The cheapest plan whose arena fits; BudgetError names the least reachable otherwise."""
-        for candidate in sorted(self.candidates, key=lambda c: c.predicted):
-            if candidate.plan.arena_bytes <= allowed:
-                return candidate
+        # The Dag may count more bytes than an arena has.
+        most = allowed * max(1.0, self.stored / max(1, self.keep_all.arena_bytes))
+        for reach in (most, math.inf):
+            for candidate in self.candidates(reach):
+                if candidate.plan.arena_bytes <= allowed:
+                    return candidate
         raise BudgetError(self._too_small(allowed))
 
     def _too_small(self, allowed: int) -> str:
-        least = min([self.keep_all, *(c.plan for c in self.candidates)], key=_arena).arena_bytes
-        bottom = floor(self.dag)
-        ops = ", ".join(dict.fromkeys(self._op(v) for v in list(bottom.ops)[:3]))
+        plans = [self.keep_all, *(c.plan for c in self.found.values())]
+        least = min(plans, key=lambda plan: plan.arena_bytes)
+        bottom = floor(self.dag).bytes
+        proved = f"; no plan needs less than {bottom} B" if bottom < least.arena_bytes else ""
         return (
-            f"compile: memory_budget is {allowed} B; the least that policy {self.name!r} reaches"
-            f" is {least} B, and {bottom.bytes} B must be live at once for {ops}"
+            f"compile: memory_budget is {allowed} B; the least that policy {self.climb.name!r}"
+            f" reaches is {least.arena_bytes} B, for {_fullest(least)}{proved}"
         )
 
-    @property
-    def name(self) -> str:
-        return self.policy if isinstance(self.policy, str) else self.policy.__name__
 
-    def _op(self, v: int) -> str:
-        node = self.units.units[v].node
-        return f"{self.dag.names[v]} [{shorten(node.where) or '?'}]"
+class Climb:
+    """What a policy finds for the budgets of a ladder, as far as anybody asked."""
 
+    def __init__(self, dag: Dag, policy: Policy, rungs: tuple[int, ...]):
+        self.dag, self.policy, self.rungs = dag, policy, rungs
+        self.name = policy if isinstance(policy, str) else _name(policy)
+        self.made: list[remat.Plan | None] = []
 
-@functools.lru_cache(maxsize=64)
-def plans(
-    dag: Dag, policy: str | Callable[..., Sequence[int]], rungs: tuple[int, ...]
-) -> tuple[remat.Plan, ...]:
-    """What a policy finds for each of the budgets, where it finds something.
+    def up_to(self, most: float) -> list[remat.Plan]:
+        """Plans for budgets up to `most` and a few above, where the policy finds any."""
+        wanted = sum(rung <= most for rung in self.rungs) + _ABOVE
+        ahead = self.rungs[len(self.made) : wanted]
+        if self.policy == POLICY and ahead:
+            # Plans need those below them, their bounds do not; each is remembered where it is made.
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(self._bound, ahead))
+        for rung in ahead:
+            self.made.append(self._plan(rung))
+        return [p for p in self.made[:wanted] if p is not None]
 
-    Graphs of one structure are planned once in a process, so that a sweep over budgets is quick.
-    """
-    if policy == POLICY:
-        found = pareto(dag, rungs, time_limit=PATIENCE, steady=True)
-        return tuple(p for p in found if p is not None)
-    made = []
-    for budget in rungs:
+    def _bound(self, rung: int) -> None:
+        lower_bound(self.dag, rung, seconds=_CARE * PATIENCE / len(self.rungs))
+
+    def _plan(self, rung: int) -> remat.Plan | None:
+        limit = PATIENCE / len(self.rungs)
+        strategy: Policy = self.policy
+        if strategy == POLICY:
+            strategy = functools.partial(best.best, known=self._known(), steady=True)
+        elif callable(strategy):
+            strategy = _asked(strategy)
         try:
-            made.append(solve(dag, budget, policy, time_limit=PATIENCE / len(rungs)))
+            plan = solve(self.dag, rung, strategy, time_limit=limit)
         except BudgetError:
-            continue
-    return tuple(made)
+            return None
+        return replace(plan, strategy=self.name)
+
+    def _known(self) -> list[tuple[int, ...]]:
+        return [p.sequence for p in self.made if p is not None][-1:]
+
+
+def climb_of(dag: Dag, policy: Policy, rungs: tuple[int, ...]) -> Climb:
+    """The climb of a strategy by name: graphs of one structure are planned once in a process."""
+    return _climbs(dag, policy, rungs) if isinstance(policy, str) else Climb(dag, policy, rungs)
+
+
+_climbs = functools.lru_cache(maxsize=64)(Climb)
+
+
+def _name(policy: Callable) -> str:
+    return getattr(policy, "__name__", type(policy).__name__)
+
+
+def _asked(policy: Callable[..., Sequence[int]]) -> Callable[..., list[int]]:
+    """A function of the user's, whose answer is checked to be numbers of nodes."""
+
+    @functools.wraps(policy, updated=())
+    def asked(dag: Dag, budget: int, **options: Any) -> list[int]:
+        answer = policy(dag, budget, **options)
+        try:
+            sequence = [int(v) for v in answer]
+            if any(v != w for v, w in zip(sequence, answer, strict=True)):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise DagError(
+                f"policy {_name(policy)!r}: must return the numbers of the nodes in the order in"
+                f" which they run, returned {_shown(answer)}"
+            ) from None
+        try:
+            simulate(dag, sequence)
+        except DagError as error:
+            raise DagError(f"policy {_name(policy)!r}: {error.summary}") from None
+        return sequence
+
+    return asked
+
+
+def _shown(answer: object) -> str:
+    text = repr(answer)
+    return f"{type(answer).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def _predicted(graph: Graph) -> float:
@@ -178,29 +241,42 @@ def _predicted(graph: Graph) -> float:
     return math.fsum(map(seconds, graph.nodes))
 
 
-def _arena(plan: Plan) -> int:
-    return plan.arena_bytes
+def _fullest(plan: Plan) -> str:
+    """The op that runs where most is live, and the largest values beside it.
+
+    What looks for NaN between the ops is not what needs the memory.
+    """
+    checks = ("numeric_bits", "numeric_verdict")
+    values = [b for b in plan.buffers if b.what not in checks]
+    live: dict[int, list[Buffer]] = {}
+    for k, step in enumerate(plan.steps):
+        if step.launch is None or step.launch.name not in checks:
+            live[k] = [b for b in values if b.start <= k < b.stop]
+    at = max(live, key=lambda k: sum(b.size for b in live[k]))
+    node, launch = plan.steps[at].node, plan.steps[at].launch
+    place = f" [{shorten(node.where)}]" if node is not None and node.where else ""
+    what = plan.steps[at].kind if launch is None else launch.name
+    largest = sorted(live[at], key=lambda b: -b.size)
+    names = ", ".join(dict.fromkeys(map(_value, largest[:3])))
+    more = f" and {len(largest) - 3} more" if len(largest) > 3 else ""
+    return f"{what}{place} with the values of {names}{more}"
 
 
-def budget_bytes(budget: object, whole: int) -> int:
-    """A memory budget in bytes, from an int or a text such as "120MiB" or "40%" of `whole`."""
-    if isinstance(budget, int) and not isinstance(budget, bool) and budget >= 0:
-        return budget
-    if isinstance(budget, str):
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z]+|%)\s*", budget)
-        if found and found[2] == "%":
-            return int(whole * float(found[1]) / 100)
-        if found and found[2].lower() in _UNITS:
-            return int(float(found[1]) * _UNITS[found[2].lower()])
-    raise BudgetError(
-        "compile: memory_budget is a number of bytes or a text such as '120MiB' or '40%',"
-        f" got {budget!r}"
-    )
+def _value(buffer: Buffer) -> str:
+    return f"{buffer.what} [{shorten(buffer.where) or '?'}]"
 
 
 def check_policy(policy: object) -> None:
     """Raise BudgetError unless `policy` names a strategy or is a function of one's own."""
-    if not callable(policy) and policy not in STRATEGIES:
+    fits = callable(policy) or (isinstance(policy, str) and policy in STRATEGIES)
+    if callable(policy):
+        try:
+            inspect.signature(policy).bind(None, 0)
+        except TypeError:
+            fits = False
+        except ValueError:  # a builtin that does not say what it takes
+            pass
+    if not fits:
         raise BudgetError(
             f"compile: policy is a function (dag, budget) or one of {sorted(STRATEGIES)},"
             f" got {policy!r}"
@@ -208,15 +284,11 @@ def check_policy(policy: object) -> None:
 
 
 def within(
-    graph: Graph,
-    plan: Plan,
-    budget: object,
-    policy: str | Callable[..., Sequence[int]],
-    generate: Callable[[Node, str], Any],
+    graph: Graph, plan: Plan, budget: object, policy: Policy, build: Build
 ) -> Recomputation | None:
-    """A plan of the graph within the budget; None where `plan` already is."""
-    allowed = budget_bytes(budget, plan.arena_bytes)
+    """A plan of the graph within the budget; None where `plan`, which keeps all, already is."""
+    allowed = budget_bytes("compile", budget, plan.arena_bytes)
     check_policy(policy)
     if plan.arena_bytes <= allowed:
         return None
-    return Ladder(graph, plan, policy, generate).within(allowed)
+    return Ladder(graph, plan, policy, build).within(allowed)

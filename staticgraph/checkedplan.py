@@ -13,6 +13,7 @@ what the node read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from staticgraph.codegen.cpu import HEADER
 from staticgraph.codegen.select import PARALLEL_ELEMENTS, Code, Launch, code_of
 from staticgraph.errors import GraphTypeError, shorten
 from staticgraph.fusion import FUSION
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Op, Tensor
-from staticgraph.plan import Plan, Planner, Ref, Step, is_free
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Op
+from staticgraph.plan import Plan, Ref, Step
+from staticgraph.planner import Planner, Scope
+from staticgraph.tensor import Tensor
 from staticgraph.types import ITEMSIZE, SHORT, TensorType, is_complex, is_float
 
 NAN, INF = 1, 2
@@ -81,19 +84,28 @@ class _Checked(Planner):
     def reuse(self, *given: Any) -> Ref | None:
         return None
 
+    def code(self, node: Node) -> Code:
+        """Kernels that write over nothing: the recomputation of a memory budget asks them."""
+        found = self.codes.get(node)
+        if found is None:
+            code = super().code(node)
+            launches = [replace(launch, inplace=frozenset()) for launch in code.launches]
+            found = self.codes[node] = replace(code, launches=launches)
+        return found
+
     # -- where they stand -------------------------------------------------------------------------
 
     def emit(
         self,
         graph: Graph,
         order: Sequence[Node],
+        targets: dict[Tensor, Ref],
         *,
         top: bool,
-        targets: dict[Tensor, Ref] | None = None,
     ) -> None:
         if top:
             self.emit_leaves(graph)
-        super().emit(graph, order, top=top, targets=targets)
+        super().emit(graph, order, targets, top=top)
 
     def emit_leaves(self, graph: Graph) -> None:
         """Tables of inputs and variables. NaN in them ends the run; Inf may be meant."""
@@ -101,17 +113,13 @@ class _Checked(Planner):
             if node.op in (INPUT, VARIABLE) and self.tabulate(node.results[0]):
                 self.judge(node, NAN)
 
-    def emit_kernels(
-        self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool
-    ) -> None:
-        super().emit_kernels(node, i, last, targets, top)
+    def emit_kernels(self, node: Node, i: int, scope: Scope) -> None:
+        super().emit_kernels(node, i, scope)
         if any([self.tabulate(r) for r in node.results]):
             self.judge(node, self.kinds)
 
-    def emit_cond(
-        self, node: Node, i: int, last: dict[Tensor, float], targets: dict[Tensor, Ref], top: bool
-    ) -> None:
-        super().emit_cond(node, i, last, targets, top)
+    def emit_cond(self, node: Node, i: int, scope: Scope) -> None:
+        super().emit_cond(node, i, scope)
         for r in node.results:  # which branch ran is known at run time only
             self.tabulate(r)
 
@@ -119,7 +127,7 @@ class _Checked(Planner):
         """Tables that are filled in a branch hold nothing where the other one ran."""
         kept, outer = dict(self.bits), dict(self.outer)
         for inner, t in zip(body.inputs, operands, strict=True):
-            base = schedule.owner(t, is_free)
+            base = schedule.owner(t)
             self.outer[inner] = self.outer.get(base, base)
             self.bits[inner] = self.bits_of(base)
         super().emit_body(body, operands, results)
@@ -128,7 +136,7 @@ class _Checked(Planner):
     # -- the checks -------------------------------------------------------------------------------
 
     def bits_of(self, t: Tensor) -> Tensor | int:
-        base = schedule.owner(t, is_free)
+        base = schedule.owner(t)
         if base.node.op is CONSTANT:
             return bits_of_array(base.node.attrs["value"])
         return self.bits.get(base, 0)
@@ -174,7 +182,7 @@ class _Checked(Planner):
 
 def label(t: Tensor) -> str:
     """What the user calls a value: the input's name, or the op and its line."""
-    node = schedule.owner(t, is_free).node
+    node = schedule.owner(t).node
     if node.op is INPUT:
         return f"input {node.attrs['name']!r}"
     if node.op is VARIABLE:

@@ -18,32 +18,28 @@ from staticgraph import tree
 from staticgraph.errors import GraphTypeError
 from staticgraph.gradient import pullback, pushforward
 from staticgraph.interpret import run
-from staticgraph.ir import (
-    FUNCTIONS,
-    INPUT,
-    VARIABLE,
-    Graph,
-    Node,
-    Op,
-    Tensor,
-    building,
-    mark,
-    postorder,
-)
-from staticgraph.op import is_scalar
+from staticgraph.ir import INPUT, VARIABLE, Graph, Node, Op, building, mark, postorder
+from staticgraph.operands import is_scalar
+from staticgraph.registry import FUNCTIONS
 from staticgraph.rewrite import uniform_value
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_differentiable
 
 
 def trace(
     op: str, function: Callable, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None
 ) -> tuple[int, Any]:
-    """The hook inside a body: a derivative under way outside must not offer tensors here."""
-    if not callable(function):
-        raise GraphTypeError(f"{op}: needs a function of tensors, got {type(function).__name__}")
+    """(a number below the serials of what is made, what the function returned)."""
+    needs_function(op, function)
     since = mark()
     with building(hook=isolated):
         return since, function(*args, **(kwargs or {}))
+
+
+def needs_function(op: str, function: object) -> None:
+    """Refuse what cannot be called."""
+    if not callable(function):
+        raise GraphTypeError(f"{op}: needs a function of tensors, got {type(function).__name__}")
 
 
 def isolated(node: Node) -> None:

@@ -12,29 +12,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from staticgraph import archive, cudarun, tree
+from staticgraph import archive, arguments, cudarun, tree
 from staticgraph.budget import POLICY, Recomputation, within
 from staticgraph.checkedplan import build_checked, check_kinds
 from staticgraph.codegen.cudaselect import cuda_code
-from staticgraph.codegen.select import code_of
+from staticgraph.codegen.select import Code, code_of
 from staticgraph.cudarun import CudaExecutable, CudaKernel
 from staticgraph.errors import (
     GraphTypeError,
     InputError,
     NumericError,
-    ShapeError,
     TargetError,
 )
 from staticgraph.findings import Finding
-from staticgraph.ir import INPUT, Graph, Tensor, Variable, postorder
+from staticgraph.ir import INPUT, Graph, Node, Variable, postorder
 from staticgraph.kernels import Kernel
-from staticgraph.op import as_tensor, cast
+from staticgraph.operands import as_tensor
 from staticgraph.passes import MEANING, PIPELINES
 from staticgraph.passmanager import Note, Pass, PassRecord, Pipeline
-from staticgraph.plan import Plan, build
+from staticgraph.plan import Memory, Plan
+from staticgraph.planner import build
 from staticgraph.runtime import Executable, link
+from staticgraph.tensor import Tensor
 from staticgraph.threads import caller, check_threads
-from staticgraph.types import TensorType
 from staticgraph.verify import verify
 
 if TYPE_CHECKING:
@@ -42,9 +42,12 @@ if TYPE_CHECKING:
     from staticgraph.profiling.report import Report
 
 #: how each target makes kernels of a node, and a plan callable
-TARGETS = {"cpu": (code_of, link), "cuda": (cuda_code, cudarun.link)}
+TARGETS: dict[str, tuple[Callable[[Node, str], Code], Callable[[Plan], Any]]] = {
+    "cpu": (code_of, link),
+    "cuda": (cuda_code, cudarun.link),
+}
 #: options of a function that was saved without them, or made by hand
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "pipeline": "default",
     "threads": None,
     "target": "cpu",
@@ -52,25 +55,6 @@ DEFAULTS = {
     "policy": POLICY,
     "check_numerics": False,
 }
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of one call.
-
-    `peak_bytes` is the arena that is allocated for intermediate values, `lower_bound_bytes` the
-    largest sum of bytes alive at one step, `timeline` that sum for every step, `scratch_bytes` the
-    private memory of one thread.
-    """
-
-    peak_bytes: int
-    lower_bound_bytes: int
-    input_bytes: int
-    state_bytes: int
-    output_bytes: int
-    constant_bytes: int
-    scratch_bytes: int
-    timeline: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -106,18 +90,20 @@ class Function:
         self.optimized: Graph = as_pipeline(options["pipeline"])(MEANING(graph), record=records)
         planned = time.perf_counter()
         generate, bind = TARGETS[options["target"]]
-        self.plan: Plan = build(self.optimized, generate)
+
+        def planned_of(graph: Graph) -> Plan:
+            return build_checked(graph, checks, generate) if checks else build(graph, generate)
+
+        self.plan: Plan = planned_of(self.optimized)
         linked = time.perf_counter()
         #: how values are computed again to keep `memory_budget`; None where nothing is
         self.recomputation: Recomputation | None = None
         if options["memory_budget"] is not None:
             self.recomputation = within(
-                self.optimized, self.plan, options["memory_budget"], options["policy"], generate
+                self.optimized, self.plan, options["memory_budget"], options["policy"], planned_of
             )
         if self.recomputation is not None:
             self.optimized, self.plan = self.recomputation.graph, self.recomputation.plan
-        if checks:
-            self.plan = build_checked(self.optimized, checks, generate)
         self.executable: Executable | CudaExecutable = bind(self.plan)
         end = time.perf_counter()
         self.times = CompileTimes(tuple(records), linked - planned, end - linked, end - start)
@@ -142,21 +128,7 @@ class Function:
     @property
     def memory(self) -> Memory:
         """What one call allocates, and the least that any placement could."""
-        plan = self.plan
-        live = [
-            sum(b.size for b in plan.buffers if b.start <= i < b.stop)
-            for i in range(len(plan.steps))
-        ]
-        return Memory(
-            peak_bytes=plan.arena_bytes,
-            lower_bound_bytes=plan.lower_bound,
-            input_bytes=sum(t.nbytes for t in self.types),
-            state_bytes=sum(v.spec.nbytes for v in plan.variables),
-            output_bytes=sum(t.type.nbytes for t in self.graph.outputs),
-            constant_bytes=sum(t.type.nbytes for t in plan.constants),
-            scratch_bytes=plan.scratch_bytes,
-            timeline=tuple(live),
-        )
+        return self.plan.memory
 
     def __call__(self, *arrays: Any, out: Any = None, **named: Any) -> Any:
         """Run with NumPy arrays; returns arrays in the form of the outputs.
@@ -164,25 +136,27 @@ class Function:
         `out` gives arrays to write the outputs to, in the same form. Raises InputError for
         missing, surplus, misnamed or unfit arrays before anything runs.
         """
+        given: Sequence[Any] = arrays
         if named or len(arrays) != len(self.types):
-            arrays = self._bind(arrays, named)
+            given = arguments.bind(self.names, self.types, arrays, named)
         for k, (dtype, shape) in enumerate(self._plain):
-            a = arrays[k]
+            a = given[k]
             if not (
                 type(a) is ndarray
                 and a.dtype is dtype
                 and a.shape == shape
                 and a.flags.c_contiguous
             ):
-                arrays = [*arrays[:k], self._convert(k, a), *arrays[k + 1 :]]
+                converted = arguments.convert(self.names[k], self.types[k], a)
+                given = [*given[:k], converted, *given[k + 1 :]]
         outputs = None
         if out is not None:
-            arrays = list(arrays)
-            outputs = self._outputs(out, arrays)
+            outputs = arguments.results(self.form, self.graph.outputs, out)
+            given = arguments.apart(given, outputs)
         if self._locks or self.threads is not None:
-            results = self._guarded(arrays, outputs)
+            results = self._guarded(given, outputs)
         else:
-            results = self._run(arrays, outputs)
+            results = self._run(given, outputs)
         return results[0] if self._single else tree.unflatten(self.form, results)
 
     def _guarded(
@@ -203,75 +177,10 @@ class Function:
             for lock in self._locks[:taken]:
                 lock.release()
 
-    def _bind(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
-        """Arrays in the order of the inputs."""
-        if len(arrays) > len(self.names):
-            raise InputError(
-                f"call: takes {len(self.names)} inputs ({', '.join(self.names) or 'none'}),"
-                f" got {len(arrays)} arrays"
-            )
-        given = dict(zip(self.names, arrays, strict=False))
-        for name, a in named.items():
-            if name not in self.names:
-                raise InputError(
-                    f"call: there is no input {name!r};"
-                    f" the inputs are {', '.join(self.names) or 'none'}"
-                )
-            if name in given:
-                raise InputError(f"call: input {name!r} is given by position and by name")
-            given[name] = a
-        missing = [n for n in self.names if n not in given]
-        if missing:
-            t = self.types[self.names.index(missing[0])]
-            raise InputError(f"call: input {missing[0]!r} ({t}) is missing")
-        return [given[n] for n in self.names]
-
-    def _convert(self, k: int, a: Any) -> np.ndarray:
-        """An argument that is not yet a contiguous array of the right type."""
-        name, t = self.names[k], self.types[k]
-        if isinstance(a, Tensor):
-            raise InputError(
-                f"call: input {name!r} needs numbers, got a tensor of the graph ({a.type})"
-            )
-        try:
-            array = np.asarray(a)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"call: input {name!r} is {t}; cannot make an array of {type(a).__name__}: {error}"
-            ) from None
-        if array.dtype.kind not in "biufc":
-            raise InputError(f"call: input {name!r} is {t}; got an array of dtype {array.dtype}")
-        if array.shape != t.shape:
-            raise InputError(f"call: input {name!r} is {t}; got shape {list(array.shape)}")
-        if array.dtype != t.dtype:
-            loose = not isinstance(a, (np.ndarray, np.generic))
-            if not np.can_cast(array.dtype, t.dtype, "same_kind" if loose else "safe"):
-                raise InputError(
-                    f"call: input {name!r} is {t}; {array.dtype} does not cast to {t.dtype}"
-                    f" without loss; convert it with .astype({t.dtype!r})"
-                )
-        return np.ascontiguousarray(array, t.dtype).reshape(t.shape)
-
-    def _outputs(self, out: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """The arrays of `out=`, checked; inputs that overlap them are copied first."""
-        leaves, form = tree.flatten(out)
-        if form != self.form:
-            raise InputError("call: out= must have the form of the outputs")
-        for a, t in zip(leaves, self.graph.outputs, strict=True):
-            fits = isinstance(a, np.ndarray) and a.dtype == t.type.dtype and a.shape == t.shape
-            if not (fits and a.flags.c_contiguous and a.flags.writeable):
-                raise InputError(
-                    f"call: out= needs a writable contiguous array of {t.type}, got {_describe(a)}"
-                )
-        for k, a in enumerate(arrays):
-            if any(np.may_share_memory(a, o) for o in leaves):
-                arrays[k] = a.copy()
-        return leaves
-
     def arguments(self, arrays: Sequence[Any], named: Mapping[str, Any]) -> list[np.ndarray]:
         """Arrays of a call in the order of the inputs, each contiguous and of the right type."""
-        bound = self._bind(arrays, named)
-        return [self._convert(k, a) for k, a in enumerate(bound)]
+        bound = arguments.bind(self.names, self.types, arrays, named)
+        return list(map(arguments.convert, self.names, self.types, bound))
 
     def profile(self, *arrays: Any, **options: Any) -> Report:
         """Measure calls with these arrays: time, bytes and operations of every kernel, memory.
@@ -281,7 +190,7 @@ class Function:
 
         Options:
             runs: stamped runs, each beside one without stamps; by default what fits in `seconds`
-            seconds: time for measuring, after the warm-up (default 1.0)
+            seconds: time for measuring, after the warm-up; by default 2000 runs, at most 1 second
             warmup: calls before that; by default until times no longer fall
             seed: of the random inputs
             roofs: True holds kernels against this machine's measured limits (measured once, kept on
@@ -355,12 +264,16 @@ class Function:
         return made
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write graph, variables and options to one file, for `sg.load`."""
+        """Write graph, variables and options to one file, for `sg.load`.
+
+        Raises InputError for what a file cannot hold, OSError where it cannot be written; what was
+        there before stays.
+        """
         archive.save_graph(
             path,
             self.graph,
             {
-                "form": _pack(self.form),
+                "form": self.form,
                 # Pipelines and policies may be code of the user's, which a file does not hold.
                 "options": {
                     k: v for k, v in self.options.items() if k != "pipeline" and not callable(v)
@@ -375,40 +288,20 @@ class Function:
         )
 
 
-def _describe(a: Any) -> str:
-    return f"{a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else type(a).__name__
-
-
 def load(path: str | os.PathLike, **options: Any) -> Function:
-    """A function written by `Function.save`; options replace those it was compiled with."""
+    """A function written by `Function.save`; options replace those it was compiled with.
+
+    Variables have the values that they had when it was saved; they are new ones. A pipeline or
+    policy that was code of the user's is not in the file: give it again.
+
+    Raises InputError for a file that is missing, damaged or of another version.
+    """
     graph, extra = archive.load_graph(path)
     return Function(
         graph,
-        _unpack(extra["form"]),
+        extra["form"],
         {**extra["options"], **options},
     )
-
-
-_KINDS = {"list": list, "tuple": tuple, "dict": dict}
-
-
-def _pack(form: Any) -> Any:
-    """A tree form as JSON data."""
-    if form is None or isinstance(form, str):
-        return form
-    kind, parts = form
-    if kind is dict:
-        return ["dict", [[k, _pack(p)] for k, p in parts]]
-    return ["list" if kind is list else "tuple", [_pack(p) for p in parts]]
-
-
-def _unpack(data: Any) -> Any:
-    if data is None or isinstance(data, str):
-        return data
-    kind = _KINDS[data[0]]
-    if kind is dict:
-        return (dict, tuple((k, _unpack(p)) for k, p in data[1]))
-    return (kind, tuple(_unpack(p) for p in data[1]))
 
 
 def as_pipeline(pipeline: object) -> Pipeline:
@@ -457,23 +350,29 @@ def compile(
             what it is without a limit. Values are computed again where needed, with the same bits;
             BudgetError names the least that can be reached
         policy: who decides what is computed again: a name of
-            `staticgraph.passes.remat.STRATEGIES`, or a function (dag, budget) -> sequence
+            `staticgraph.passes.remat.STRATEGIES`, or a function (dag, budget) that returns the
+            numbers of the nodes in the order they run, some of them again. The dag has for each
+            node `cost` (nominal seconds), `size` (bytes), `flops`, `inputs`, `names` and `where`;
+            budgets from the floor up to what is asked for are tried, and the cheapest plan is taken
         threads: threads of this function; by default the budget of the caller (`sg.threads`)
         check_numerics: True makes every call look for NaN and Inf behind every kernel, "nan" for
             NaN alone. NumericError then names the first op that gave one, see
-            `Function.check_numerics`; variables keep their values. The arena grows, also beyond
-            `memory_budget`: what was read stays there until the result is checked
+            `Function.check_numerics`; variables keep their values. The arena grows, for what was
+            read stays there until the result is checked; `memory_budget` holds for all of it
+
+    Raises InputError for inputs that are missing, given twice or of one name, GraphTypeError and
+    ShapeError for updates that do not fit their variables, TargetError, and BudgetError.
     """
     if target not in TARGETS:
         raise TargetError(f"compile: target is 'cpu' or 'cuda', got {target!r}")
     leaves, form = tree.flatten(outputs)
     roots = [as_tensor(t) for t in leaves]
-    changes = check_updates(updates)
+    changes = arguments.check_updates(updates)
     needed = [n.results[0] for n in postorder([*roots, *(t for _, t in changes)]) if n.op is INPUT]
     if inputs is None:
         ordered = sorted(needed, key=lambda t: t.node.serial)
     else:
-        ordered = check_inputs(inputs, needed)
+        ordered = arguments.check_inputs(inputs, needed)
     names = [t.node.attrs["name"] for t in ordered]
     for name in names:
         if names.count(name) > 1:
@@ -488,46 +387,3 @@ def compile(
         "check_numerics": check_numerics,
     }
     return Function(graph, form, options)
-
-
-def check_inputs(inputs: Sequence[Tensor], needed: Sequence[Tensor]) -> list[Tensor]:
-    """Inputs as given, each an input of the graph, none missing."""
-    given = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    for t in given:
-        if not isinstance(t, Tensor) or t.node.op is not INPUT:
-            raise InputError(f"compile: inputs= takes tensors made by sg.input, got {t!r}")
-    chosen = set(given)
-    if len(chosen) != len(given):
-        raise InputError("compile: inputs= names a tensor twice")
-    for t in needed:
-        if t not in chosen:
-            raise InputError(
-                f"compile: the outputs need input {t.node.attrs['name']!r},"
-                " which inputs= leaves out"
-            )
-    return given
-
-
-def check_updates(updates: Mapping[Variable, Tensor] | None) -> list[tuple[Variable, Tensor]]:
-    """Updates as pairs, each of the variable's type."""
-    found = []
-    for v, t in (updates or {}).items():
-        if not isinstance(v, Variable):
-            raise GraphTypeError(f"compile: updates= maps variables to tensors, got the key {v!r}")
-        t = as_tensor(t, v.spec.dtype)
-        if t.shape != v.spec.shape:
-            raise ShapeError(f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}")
-        if t.type.dtype != v.spec.dtype:
-            if not np.can_cast(t.type.dtype, v.spec.dtype, "same_kind"):
-                raise GraphTypeError(
-                    f"compile: variable {v.name!r} is {v.spec}, its update is {t.type}"
-                )
-            t = cast(t, v.spec.dtype)
-        found.append((v, t))
-    return found
-
-
-def spec_of(value: Any) -> TensorType:
-    """The type that an argument has as an input."""
-    t = as_tensor(value) if not isinstance(value, np.ndarray) else None
-    return t.type if t is not None else TensorType(value.dtype.name, value.shape)

@@ -12,8 +12,10 @@ from staticgraph import closure, tree
 from staticgraph.closure import Derived
 from staticgraph.errors import GraphTypeError, ShapeError
 from staticgraph.interpret import run
-from staticgraph.ir import FUNCTIONS, Graph, Node, Op, Tensor, apply, building
-from staticgraph.op import as_tensor, common_dtype, is_scalar, register
+from staticgraph.ir import Graph, Node, Op, apply, building
+from staticgraph.operands import as_tensor, common_dtype, is_scalar
+from staticgraph.registry import FUNCTIONS, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_bool
 
 SIDES = ("then", "orelse")
@@ -118,6 +120,9 @@ def cond(pred: object, then_fn: Callable, else_fn: Callable, *operands: Any) -> 
     Both return the same nesting of tensors of the same shapes and dtypes, which is what comes back.
     They may read tensors from outside, and operands may be nestings. `pred` is a bool tensor of
     size 1; a Python bool decides while building. Any order of derivative is a cond again.
+
+    Raises GraphTypeError and ShapeError for another `pred`, for branches that return no tensors,
+    and for branches whose results differ in form, dtype or shape.
     """
     args = tree.map(lambda v: v if is_scalar(v) else as_tensor(v), operands)
     if isinstance(pred, (bool, np.bool_)):

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 from staticgraph import scalar as s
 from staticgraph.fusion import CONTRACTIONS, FUSION
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
 from staticgraph.op import Elementwise, NestOp
+from staticgraph.tensor import Tensor
 from staticgraph.types import ITEMSIZE, is_complex, is_float
 
 #: primitives that move or choose values

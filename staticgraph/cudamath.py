@@ -15,8 +15,17 @@ import numba
 import numpy as np
 from numba import config, cuda
 
+from staticgraph import cudacomplex
 from staticgraph.primitives import PRIMS
-from staticgraph.types import ITEMSIZE, SHORT, is_float, is_integer, is_unsigned
+from staticgraph.types import (
+    ITEMSIZE,
+    SHORT,
+    is_complex,
+    is_float,
+    is_integer,
+    is_unsigned,
+    real_of,
+)
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
@@ -35,6 +44,14 @@ LIBRARY = {
     "abs": "fabs",
 }
 
+#: rows of PRIMS that kernels call by name for complex numbers
+COMPLEX = (
+    *("multiply", "divide", "power", "abs", "sign", "reciprocal", "sqrt", "rsqrt"),
+    *("exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "isinf", "isfinite"),
+    *("sin", "cos", "tan", "asin", "acos", "atan"),
+    *("sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
+)
+
 if SIMULATED:
 
     def device(function: Callable) -> Callable:
@@ -49,6 +66,10 @@ if SIMULATED:
         """What libdevice computes, by NumPy."""
         return {"fmod": np.fmod, "multiply": np.multiply} | {name: _numpy(name) for name in LIBRARY}
 
+    def complex_functions(dtype: str) -> dict[str, Callable]:
+        """Functions of complex numbers, by NumPy."""
+        return {name: _numpy(name) for name in COMPLEX}
+
 else:
     from numba.cuda import libdevice
 
@@ -60,6 +81,12 @@ else:
         names = {"fmod": "fmod", **LIBRARY}
         found = {ours: getattr(libdevice, theirs + end) for ours, theirs in names.items()}
         return found | {"multiply": getattr(libdevice, f"{letter}mul_rn")}
+
+    def complex_functions(dtype: str) -> dict[str, Callable]:
+        """Functions of complex numbers, over those of their parts."""
+        part = real_of(dtype)
+        numbers = getattr(numba, dtype), getattr(numba, part)
+        return cudacomplex.functions(*numbers, library(part), device)
 
 
 def _ordered() -> list[Callable]:
@@ -267,6 +294,9 @@ def _table() -> dict[str, Callable]:
     for dtype, code in SHORT.items():
         T, bits = getattr(numba, dtype, None), 8 * ITEMSIZE[dtype]
         made: list[Callable] = []
+        if is_complex(dtype):
+            found |= {f"{name}_{code}": f for name, f in complex_functions(dtype).items()}
+            continue
         if is_float(dtype):
             own = library(dtype)
             found |= {f"{name}_{code}": f for name, f in own.items()}

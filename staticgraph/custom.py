@@ -9,8 +9,10 @@ from typing import Any
 from staticgraph import closure, tree
 from staticgraph.closure import Call
 from staticgraph.errors import GradientError, GraphTypeError, ShapeError
-from staticgraph.ir import FUNCTIONS, Graph, Node, Tensor, apply, building
-from staticgraph.op import as_tensor, cast, is_scalar, register
+from staticgraph.ir import Graph, Node, apply, building
+from staticgraph.operands import as_tensor, cast, is_scalar
+from staticgraph.registry import FUNCTIONS, register
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_complex, is_differentiable
 
 
@@ -50,7 +52,7 @@ class CustomGradient(Call):
         return [places.get(k) for k in range(len(node.operands))]
 
 
-def custom_gradient(function: Callable) -> Callable:
+def custom_gradient(function: Callable) -> Callable[..., Any]:
     """Decorator for a function that returns `(output, vjp_fn)`; `vjp_fn` is its derivative.
 
         @sg.custom_gradient
@@ -61,8 +63,12 @@ def custom_gradient(function: Callable) -> Callable:
     and returns that of the argument, or a tuple with one for each argument (None for zero). It is
     traced at once, and higher derivatives are those of what it computes. Gradients flow to
     positional arguments only, not to tensors that the function reads from outside.
+
+    A call raises GraphTypeError where no such pair is returned, GradientError and ShapeError where
+    the cotangents do not fit the arguments.
     """
 
+    closure.needs_function("custom_gradient", function)
     who = closure.name_of(function)
 
     @functools.wraps(function)

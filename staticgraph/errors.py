@@ -34,6 +34,9 @@ _ROOTS = tuple(
 )
 
 
+_COMMAND_LINE = os.path.join(_HERE, "cli") + os.sep
+
+
 def is_ours(filename: str) -> bool:
     """Whether a file belongs to this package."""
     return filename.startswith(_ROOTS)
@@ -44,6 +47,8 @@ def user_frame() -> tuple[str, int] | None:
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
+        if name.startswith(_COMMAND_LINE):
+            return None  # what called the command line, click and Python, is no line of the user's
         if not is_ours(name) and not name.startswith("<"):
             return name, frame.f_lineno
         frame = frame.f_back

@@ -82,6 +82,7 @@ class Finding:
         return "\n".join(f"  {line}" for line in lines)
 
     def error(self) -> NumericError:
+        """What a function compiled with check_numerics raises for it."""
         return NumericError(self.summary, self.where, self)
 
     def __str__(self) -> str:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import MethodType
+from typing import Any, overload
 
 import numpy as np
 
 from staticgraph import tree
-from staticgraph.compile import Function, compile, spec_of
+from staticgraph.compile import Function, compile
 from staticgraph.errors import GraphTypeError, InputError, user_frame
-from staticgraph.ir import INPUT, Tensor, Variable, apply
+from staticgraph.ir import INPUT, Variable, apply
+from staticgraph.operands import as_tensor, numbers
+from staticgraph.tensor import Tensor
 from staticgraph.types import DEFAULT_FLOAT, TensorType, as_dtype, as_shape
 
 _numbers = itertools.count()
 
 
 def input(name: str, shape: object = (), dtype: object = DEFAULT_FLOAT) -> Tensor:
-    """A placeholder: a named input with a static shape."""
+    """A placeholder: a named input with a static shape, float32 unless `dtype` says otherwise.
+
+    A dtype is a name, a short name ("i64"), a NumPy dtype or a Python type.
+
+    Raises GraphTypeError for a name that is no identifier and for an unknown dtype, ShapeError for
+    a shape that holds anything but ints >= 0.
+    """
     if not isinstance(name, str) or not name.isidentifier():
         raise GraphTypeError(f"input: the name must be a Python identifier, got {name!r}")
     return apply(INPUT, name=name, type=TensorType(as_dtype(dtype), as_shape(shape)))
@@ -30,20 +40,21 @@ def input(name: str, shape: object = (), dtype: object = DEFAULT_FLOAT) -> Tenso
 def variable(value: object, name: str | None = None, dtype: object = None) -> Variable:
     """State that outlives a call: `.value` reads and writes it, `updates=` of compile change it.
 
-    Python floats and lists become float32; arrays keep their dtype. The value is copied.
+    Python floats and lists become float32, complex numbers complex64; arrays keep their dtype and
+    shape. The value is copied. As a tensor it is what the variable holds when a call begins.
+
+    Raises GraphTypeError for what holds no numbers, and for numbers that `dtype` cannot hold.
     """
-    if isinstance(value, Tensor):
-        raise GraphTypeError(f"variable: needs numbers, got a tensor ({value.type})")
-    array = np.array(value)
-    if dtype is not None:
-        array = array.astype(as_dtype(dtype))
-    elif not isinstance(value, (np.ndarray, np.generic)) and array.dtype == np.float64:
-        array = array.astype(DEFAULT_FLOAT)
-    if array.dtype.kind not in "biufc":
-        raise GraphTypeError(f"variable: needs numbers, got an array of {array.dtype}")
-    as_dtype(array.dtype)
-    array = np.array(array, order="C", copy=True)
-    return Variable(array, name or f"v{next(_numbers)}", user_frame())
+    if name is not None and not isinstance(name, str):
+        raise GraphTypeError(f"variable: the name must be a string, got {name!r}")
+    return Variable(numbers("variable", value, dtype), name or f"v{next(_numbers)}", user_frame())
+
+
+def spec_of(value: Any) -> TensorType:
+    """The type that an argument has as an input."""
+    if isinstance(value, np.ndarray):
+        return TensorType(value.dtype.name, value.shape)
+    return as_tensor(value).type
 
 
 def is_static(value: Any) -> bool:
@@ -60,11 +71,26 @@ class Traced:
         self.options = options
         self.signature = inspect.signature(function)
         self.compiled: dict[Any, Function] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.attribute = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.attribute = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Traced:
+        """As a method: each instance has its own compiled functions, `self` is what it is."""
+        if instance is None:
+            return self
+        made = Traced(MethodType(self.function, instance), self.options)
+        if self.attribute and hasattr(instance, "__dict__"):
+            vars(instance)[self.attribute] = made  # found there before this descriptor is asked
+        return made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._bind(args, kwargs)
         leaves, form = tree.flatten(bound.arguments)
+        if any(isinstance(v, Tensor) for v in leaves):  # called while a graph is built
+            return self.function(*args, **kwargs)
         key = (form, tuple([self._key(v) for v in leaves]))
         found = self.compiled.get(key)
         if found is None:
@@ -134,15 +160,33 @@ def _leaf_names(form: Any) -> list[str]:
                 walk(p, f"{path}_{k}")
 
     walk(form, "")
-    return names
+    return _distinct(names)
 
 
-def function(f: Callable | None = None, **options: Any) -> Any:
+def _distinct(names: list[str]) -> list[str]:
+    """Identifiers, each once, of paths that may hold any key of a dict."""
+    found: dict[str, None] = {}
+    for name in names:
+        name = re.sub(r"\W", "_", name)
+        while name in found:
+            name += "_"
+        found[name] = None
+    return list(found)
+
+
+@overload
+def function(f: Callable) -> Traced: ...
+@overload
+def function(**options: Any) -> Callable[[Callable], Traced]: ...
+def function(f: Any = None, **options: Any) -> Any:
     """Decorator: define a graph by tracing a Python function.
 
     Each call with new shapes or dtypes traces and compiles once; `f.lower(*specs)` does so ahead
     of time. Arguments that are texts, bools or functions, and defaults that a call leaves out,
     reach the function as they are. Options are those of `compile`.
+
+    Raises GraphTypeError where what is decorated is no function or returns no tensors; a call
+    raises InputError for arguments that do not fit the signature.
     """
     if f is None:
         return lambda g: Traced(g, options)

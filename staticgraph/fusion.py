@@ -13,8 +13,9 @@ import numpy as np
 
 from staticgraph.errors import GraphTypeError
 from staticgraph.interpret import run
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Tensor
-from staticgraph.op import add_op
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op
+from staticgraph.registry import add_op
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType
 
 #: ops whose meaning is a contraction: a tiled kernel computes them, other nodes ride along after it

@@ -11,8 +11,10 @@ from staticgraph import closure, tree
 from staticgraph.errors import GradientError
 from staticgraph.gradient import grad, jvp
 from staticgraph.interpret import run
-from staticgraph.ir import FUNCTIONS, Graph, Tensor
-from staticgraph.op import as_tensor, cast, constant
+from staticgraph.ir import Graph
+from staticgraph.operands import as_tensor, cast, constant
+from staticgraph.registry import FUNCTIONS
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, is_complex, is_differentiable
 
 #: entries that the search for the worst one looks at
@@ -37,6 +39,7 @@ def check_grad(
     derivative of order n along n random directions must equal the difference of that of order n-1,
     by reverse sweeps and by forward sweeps. Raises GradientError that names the worst entry.
     """
+    closure.needs_function("check_grad", fn)
     if order < 1:
         raise GradientError(f"check_grad: order must be at least 1, got {order}")
     rng = np.random.default_rng(seed)

@@ -7,25 +7,37 @@ differentiated, constants fold and algebra simplifies; without this, orders abov
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from staticgraph import tree
 from staticgraph.errors import GradientError, ShapeError, gradient_line, user_frame
-from staticgraph.ir import FUNCTIONS, INPUT, Node, Tensor, building, postorder
-from staticgraph.op import as_tensor, cast, constant
+from staticgraph.ir import INPUT, Node, building, mark, postorder
+from staticgraph.operands import as_tensor, cast, constant
+from staticgraph.registry import FUNCTIONS
 from staticgraph.rewrite import Builder
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_complex, is_differentiable
 
 
+class NotLinearError(GradientError):
+    """A forward sweep met an op whose own gradient rule cannot be transposed."""
+
+
+@overload
+def grad(y: Tensor, xs: Tensor, cotangent: object = None) -> Tensor: ...
+@overload
+def grad(y: Tensor, xs: Any, cotangent: object = None) -> Any: ...
 def grad(y: Tensor, xs: Any, cotangent: object = None) -> Any:
     """Gradient of `y` with respect to `xs`, as graph.
 
     `y` is a scalar, unless a cotangent of its shape is given. `xs` is a Tensor or a nesting of
     list, tuple and dict of Tensors of the graph, and the result has the same form. A tensor that
-    `y` does not depend on has gradient zero. Raises GradientError for non-scalar `y` without
-    cotangent and for dtypes that have no derivative.
+    `y` does not depend on has gradient zero. The gradient of x has its shape and dtype.
+
+    Raises GradientError for non-scalar `y` without cotangent, for what is no tensor of the graph
+    and for dtypes that have no derivative, ShapeError for a cotangent of another shape.
     """
     if not isinstance(y, Tensor):
         hint = (
@@ -45,29 +57,54 @@ def grad(y: Tensor, xs: Any, cotangent: object = None) -> Any:
             # Both sweeps cost the same here, but forward derivatives of shared nodes are shared, so
             # the order-n derivative of a scalar function grows as n^2 and not exponentially.
             _needs_float("grad", xs, "x")
-            one = constant(np.ones(xs.shape), xs.type.dtype)
-            return FUNCTIONS["reshape"](cast(jvp(y, xs, one), xs.type.dtype), xs.shape)
+            slope = _scalar_slope(y, xs)
+            if slope is not None:
+                return slope
         cotangent = constant(np.ones(y.shape), y.type.dtype)
-    return vjp([y], xs, [cotangent])
+    return _pulled("grad", [y], xs, [cotangent])
 
 
+def _scalar_slope(y: Tensor, x: Tensor) -> Tensor | None:
+    """dy/dx of one number by one, by a forward sweep; None where there is no such sweep."""
+    try:
+        slope = jvp(y, x, constant(np.ones(x.shape), x.type.dtype))
+    except NotLinearError:
+        return None
+    return FUNCTIONS["reshape"](cast(slope, x.type.dtype), x.shape)
+
+
+@overload
+def vjp(ys: Any, xs: Tensor, cotangents: Any) -> Tensor: ...
+@overload
+def vjp(ys: Any, xs: Any, cotangents: Any) -> Any: ...
 def vjp(ys: Any, xs: Any, cotangents: Any) -> Any:
-    """Vector-Jacobian product: the sum over ys of cotangent times derivative, in the form of xs."""
+    """Vector-Jacobian product: the sum over ys of cotangent times derivative, in the form of xs.
+
+    `ys` and `cotangents` have one form; each cotangent has the shape of its y, and each result the
+    shape and dtype of its x.
+
+    Raises GradientError for forms that differ, for what is no tensor of the graph and for dtypes
+    that have no derivative, ShapeError for a cotangent of another shape.
+    """
+    return _pulled("vjp", ys, xs, cotangents)
+
+
+def _pulled(what: str, ys: Any, xs: Any, cotangents: Any) -> Any:
     y_list, _ = tree.flatten(ys)
     x_list, form = tree.flatten(xs)
-    c_list, _ = tree.flatten(cotangents)
+    c_list, _ = tree.flatten(tree.aligned(cotangents, ys))
     if len(y_list) != len(c_list):
-        raise GradientError(f"vjp: {len(y_list)} outputs but {len(c_list)} cotangents")
+        raise GradientError(f"{what}: {len(y_list)} outputs but {len(c_list)} cotangents")
     for x in x_list:
         if not isinstance(x, Tensor):
-            raise GradientError(f"grad: xs must be tensors of the graph, got {type(x).__name__}")
-        _needs_float("grad", x, "x")
+            raise GradientError(f"{what}: xs must be tensors of the graph, got {type(x).__name__}")
+        _needs_float(what, x, "x")
     seeds = []
     for y, c in zip(y_list, c_list, strict=True):
-        _needs_float("grad", y, "y")
+        _needs_float(what, y, "y")
         c = c if isinstance(c, Tensor) else as_tensor(c, y.type.dtype)
         if c.shape != y.shape:
-            raise ShapeError(f"grad: the cotangent of {y.type} must have its shape, got {c.type}")
+            raise ShapeError(f"{what}: the cotangent of {y.type} must have its shape, got {c.type}")
         seeds.append((y, cast(c, y.type.dtype)))
     found = pullback(seeds, x_list)
     return tree.unflatten(
@@ -75,7 +112,9 @@ def vjp(ys: Any, xs: Any, cotangents: Any) -> Any:
     )
 
 
-def _needs_float(what: str, t: Tensor, role: str) -> None:
+def _needs_float(what: str, t: object, role: str) -> None:
+    if not isinstance(t, Tensor):
+        raise GradientError(f"{what}: {role} must be a tensor of the graph, got {type(t).__name__}")
     if not is_differentiable(t.type.dtype):
         raise GradientError(
             f"{what}: {role} is {t.type}, and only floats have derivatives;"
@@ -137,11 +176,26 @@ def _zeros(x: Tensor) -> Tensor:
     return FUNCTIONS["zeros"](x.shape, x.type.dtype)
 
 
+@overload
+def jvp(ys: Tensor, xs: Any, tangents: Any) -> Tensor: ...
+@overload
+def jvp(ys: Any, xs: Any, tangents: Any) -> Any: ...
 def jvp(ys: Any, xs: Any, tangents: Any) -> Any:
-    """Jacobian-vector product: derivative of `ys` along `tangents` of `xs`, in the form of `ys`."""
+    """Jacobian-vector product: derivative of `ys` along `tangents` of `xs`, in the form of `ys`.
+
+    `xs` and `tangents` have one form; each tangent has the shape of its x, and each result the
+    shape and dtype of its y. One sweep forward: its cost does not grow with the number of `ys`.
+
+    Raises GradientError for forms that differ, for what is no tensor of the graph, for dtypes that
+    have no derivative and for a custom gradient that is not linear in its cotangent, ShapeError for
+    a tangent of another shape.
+    """
     y_list, form = tree.flatten(ys)
     x_list, _ = tree.flatten(xs)
-    t_list, _ = tree.flatten(tangents)
+    t_list, _ = tree.flatten(tree.aligned(tangents, xs))
+    for y in y_list:
+        if not isinstance(y, Tensor):
+            raise GradientError(f"jvp: y must be a tensor of the graph, got {type(y).__name__}")
     if len(x_list) != len(t_list):
         raise GradientError(f"jvp: {len(x_list)} tensors but {len(t_list)} tangents")
     start: dict[Tensor, Tensor] = {}
@@ -187,6 +241,7 @@ def _push(node: Node, incoming: Sequence[Tensor | None]) -> Sequence[Tensor | No
     # The vjp is linear in its cotangent u, so its own vjp with respect to u is the jvp.
     from_inputs: list[Tensor | None] = []
     dummies = []
+    since = mark()
     for r in node.results:
         if is_differentiable(r.type.dtype):
             u = Node(INPUT, (), {"name": "u", "type": r.type}, (r.type,), node.where).results[0]
@@ -201,36 +256,67 @@ def _push(node: Node, incoming: Sequence[Tensor | None]) -> Sequence[Tensor | No
     if not seeds:
         return [None] * len(node.results)
     pushed = iter(pullback(seeds, dummies))
-    return [next(pushed) if u is not None else None for u in from_inputs]
+    tangents = [next(pushed) if u is not None else None for u in from_inputs]
+    made = postorder([t for t in tangents if t is not None], lambda n: n.serial < since)
+    if any(u.node in made for u in dummies):
+        raise NotLinearError(
+            f"jvp: the gradient rule of {node.op.name} is not linear in the cotangent, so it gives"
+            " no derivative along a direction; use grad or vjp",
+            node.where,
+        )
+    return tangents
 
 
+@overload
+def hvp(y: Tensor, xs: Tensor, vs: Any) -> Tensor: ...
+@overload
+def hvp(y: Tensor, xs: Any, vs: Any) -> Any: ...
 def hvp(y: Tensor, xs: Any, vs: Any) -> Any:
-    """Hessian of scalar y with respect to xs times vs, forward over reverse, in the form of xs."""
-    return jvp(grad(y, xs), xs, vs)
+    """Hessian of scalar `y` with respect to `xs` times `vs`, in the form of `xs`.
+
+    `xs` and `vs` have one form and the same shapes, and so has the result. Forward over reverse;
+    reverse over reverse where a custom gradient allows no forward sweep.
+
+    Raises what `grad` and `jvp` raise.
+    """
+    slopes = grad(y, xs)
+    try:
+        return jvp(slopes, xs, vs)
+    except NotLinearError:
+        return vjp(slopes, xs, vs)
 
 
+@overload
+def jacobian(y: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def jacobian(y: Tensor, x: Any) -> Any: ...
 def jacobian(y: Tensor, x: Any) -> Any:
     """Derivative of every element of `y`: shape y.shape + x.shape, in the form of `x`.
 
     Rows come from one reverse sweep each, or columns from forward sweeps where x is smaller.
+
+    Raises GradientError for what is no tensor of the graph and for dtypes that have no derivative.
     """
     x_list, form = tree.flatten(x)
-    reshape, stack = FUNCTIONS["reshape"], FUNCTIONS["stack"]
-    found = []
+    _needs_float("jacobian", y, "y")
     for item in x_list:
-        _needs_float("jacobian", y, "y")
         _needs_float("jacobian", item, "x")
-        if y.size <= item.size or is_complex(y.type.dtype):
-            rows = [grad(y, item, _basis(y, k)) for k in range(y.size)]
-            table = stack(rows, 0) if rows else FUNCTIONS["zeros"]((0, *item.shape), y.type.dtype)
-            found.append(reshape(table, (*y.shape, *item.shape)))
-        else:
-            columns = [jvp(y, item, _basis(item, k)) for k in range(item.size)]
-            table = (
-                stack(columns, -1) if columns else FUNCTIONS["zeros"]((*y.shape, 0), y.type.dtype)
-            )
-            found.append(reshape(table, (*y.shape, *item.shape)))
-    return tree.unflatten(form, found)
+    return tree.unflatten(
+        form, [FUNCTIONS["reshape"](_table(y, t), (*y.shape, *t.shape)) for t in x_list]
+    )
+
+
+def _table(y: Tensor, x: Tensor) -> Tensor:
+    """The Jacobian with y, or x, as one axis: whichever needs fewer sweeps."""
+    zeros, stack = FUNCTIONS["zeros"], FUNCTIONS["stack"]
+    if y.size > x.size and not is_complex(y.type.dtype):
+        try:
+            columns = [jvp(y, x, _basis(x, k)) for k in range(x.size)]
+            return stack(columns, -1) if columns else zeros((*y.shape, 0), y.type.dtype)
+        except NotLinearError:
+            pass  # rows it is
+    rows = [grad(y, x, _basis(y, k)) for k in range(y.size)]
+    return stack(rows, 0) if rows else zeros((0, *x.shape), y.type.dtype)
 
 
 def _basis(t: Tensor, k: int) -> Tensor:
@@ -239,8 +325,18 @@ def _basis(t: Tensor, k: int) -> Tensor:
     return constant(e.reshape(t.shape))
 
 
+@overload
+def hessian(y: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def hessian(y: Tensor, x: Any) -> Any: ...
 def hessian(y: Tensor, x: Any) -> Any:
-    """Second derivatives of scalar `y`: shape x.shape + x.shape."""
+    """Second derivatives of scalar `y`: shape x.shape + x.shape.
+
+    Where `x` is a nesting, the result is one of that form, which holds one of that form in the
+    place of each x: a block of shape x.shape + other.shape.
+
+    Raises GradientError for `y` that is no scalar and for dtypes that have no derivative.
+    """
     if not isinstance(y, Tensor) or y.size != 1:
         raise GradientError(
             f"hessian: y must be a scalar tensor, got {getattr(y, 'type', type(y).__name__)}"

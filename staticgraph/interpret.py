@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from staticgraph.errors import InternalError
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
 from staticgraph.nest import evaluate
 from staticgraph.op import NestOp
+from staticgraph.tensor import Tensor
 
 
 def run(

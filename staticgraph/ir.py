@@ -1,4 +1,4 @@
-"""The graph: Op, Node, Tensor, Graph.
+"""The graph: Op, Node, the leaves, Graph.
 
 A `Node` applies an op to tensors; a `Tensor` is one result of a node. Nodes are immutable, so a
 graph is a set of shared trees and a pass builds new nodes. Bodies of regions (`cond`, fusion) are
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from staticgraph.errors import GraphTypeError, InternalError, ShapeError, user_frame
+from staticgraph.registry import add_op
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType
 
 
@@ -28,7 +30,7 @@ class Op:
     #: attributes that hold graphs which run as part of a node: passes enter them
     bodies: tuple[str, ...] = ()
 
-    def infer(self, *types: TensorType, **attrs: Any) -> TensorType | tuple[TensorType, ...]:
+    def infer(self, *types: Any, **attrs: Any) -> TensorType | tuple[TensorType, ...]:
         """Result type, or several; raises ShapeError or GraphTypeError on operands it refuses."""
         raise NotImplementedError
 
@@ -163,8 +165,8 @@ def freeze(value: Any) -> Any:
         return tuple((k, freeze(v)) for k, v in sorted(value.items()))
     if isinstance(value, Graph):
         return ("graph", id(value))
-    if isinstance(value, float):
-        return ("f", repr(value))
+    if isinstance(value, (float, complex)):  # 0.0 equals -0.0, and nan nothing
+        return (type(value).__name__, repr(value))
     return (type(value).__name__, value)
 
 
@@ -172,200 +174,12 @@ def apply(op: Op, *operands: Tensor, clone: int | None = None, **attrs: Any) -> 
     """Build a node: infer its types, and return its result, or the tuple of its results."""
     where = getattr(_context, "where", None) or user_frame()
     inferred = op.infer(*(t.type for t in operands), **attrs)
-    several = not isinstance(inferred, TensorType)
-    types = tuple(inferred) if several else (inferred,)  # type: ignore[arg-type]
+    types = (inferred,) if isinstance(inferred, TensorType) else tuple(inferred)
     if clone is None:
         # What has no operands costs nothing to have once for all clones.
         clone = getattr(_context, "clone", 0) if operands else 0
     results = offered(Node(op, operands, attrs, types, where, clone))
-    return tuple(results) if several else results[0]
-
-
-# Public functions of ops/, by name: what the operators and methods of Tensor call.
-FUNCTIONS: dict[str, Callable] = {}
-
-
-_UFUNCS = {
-    "true_divide": "divide", "absolute": "abs", "fabs": "abs", "conjugate": "conj",
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh",
-    "arccosh": "acosh", "arctanh": "atanh", "rint": "round", "invert": "bitwise_invert",
-    "float_power": "power", "mod": "remainder",
-}  # fmt: skip
-
-
-def _binary(name: str, swap: bool = False) -> Callable:
-    def method(self: Tensor, other: object):
-        if not is_tensor_like(other):
-            return NotImplemented
-        return FUNCTIONS[name](other, self) if swap else FUNCTIONS[name](self, other)
-
-    return method
-
-
-def _method(name: str, doc: str) -> Callable:
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return FUNCTIONS[name](self, *args, **kwargs)
-
-    method.__doc__ = doc
-    method.__name__ = name
-    return method
-
-
-def is_tensor_like(x: object) -> bool:
-    """What an operator takes beside a tensor: scalars, arrays, nested sequences of them."""
-    return isinstance(x, (Tensor, bool, int, float, complex, np.ndarray, np.generic, list, tuple))
-
-
-class Tensor:
-    """A value of the graph: dtype and static shape are known, the numbers come when it runs."""
-
-    __slots__ = ("__weakref__", "index", "node", "type")
-
-    def __init__(self, node: Node, index: int, type: TensorType):
-        self.node = node
-        self.index = index
-        self.type = type
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.type.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.type.dtype)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.type.shape)
-
-    @property
-    def size(self) -> int:
-        return self.type.size
-
-    @property
-    def T(self) -> Tensor:
-        """The axes in reverse order."""
-        return FUNCTIONS["transpose"](self)
-
-    @property
-    def mT(self) -> Tensor:
-        """The last two axes swapped."""
-        if self.ndim < 2:
-            raise ShapeError(f"mT: needs at least 2 axes, got {self.type}")
-        return FUNCTIONS["transpose"](self, (*range(self.ndim - 2), self.ndim - 1, self.ndim - 2))
-
-    __add__, __radd__ = _binary("add"), _binary("add", True)
-    __sub__, __rsub__ = _binary("subtract"), _binary("subtract", True)
-    __mul__, __rmul__ = _binary("multiply"), _binary("multiply", True)
-    __truediv__, __rtruediv__ = _binary("divide"), _binary("divide", True)
-    __floordiv__, __rfloordiv__ = _binary("floor_divide"), _binary("floor_divide", True)
-    __mod__, __rmod__ = _binary("remainder"), _binary("remainder", True)
-    __pow__, __rpow__ = _binary("power"), _binary("power", True)
-    __matmul__, __rmatmul__ = _binary("matmul"), _binary("matmul", True)
-    __and__, __rand__ = _binary("bitwise_and"), _binary("bitwise_and", True)
-    __or__, __ror__ = _binary("bitwise_or"), _binary("bitwise_or", True)
-    __xor__, __rxor__ = _binary("bitwise_xor"), _binary("bitwise_xor", True)
-    __lshift__, __rlshift__ = _binary("left_shift"), _binary("left_shift", True)
-    __rshift__, __rrshift__ = _binary("right_shift"), _binary("right_shift", True)
-    __lt__, __le__ = _binary("less"), _binary("less_equal")
-    __gt__, __ge__ = _binary("greater"), _binary("greater_equal")
-    __eq__, __ne__ = _binary("equal"), _binary("not_equal")  # type: ignore[assignment]
-    # Elementwise == like NumPy, so identity is what a tensor hashes by.
-    __hash__ = object.__hash__
-
-    def __neg__(self) -> Tensor:
-        return FUNCTIONS["negative"](self)
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return FUNCTIONS["abs"](self)
-
-    def __invert__(self) -> Tensor:
-        return FUNCTIONS["bitwise_invert"](self)
-
-    def __getitem__(self, key: Any) -> Tensor:
-        return FUNCTIONS["index"](self, key)
-
-    sum = _method("sum", "Sum over `axis`; see sg.ops.sum.")
-    mean = _method("mean", "Mean over `axis`; see sg.ops.mean.")
-    max = _method("max", "Maximum over `axis`; see sg.ops.max.")
-    min = _method("min", "Minimum over `axis`; see sg.ops.min.")
-    prod = _method("prod", "Product over `axis`; see sg.ops.prod.")
-    var = _method("var", "Variance over `axis`; see sg.ops.var.")
-    std = _method("std", "Standard deviation over `axis`; see sg.ops.std.")
-    all = _method("all", "Whether all are true over `axis`; see sg.ops.all.")
-    any = _method("any", "Whether any is true over `axis`; see sg.ops.any.")
-    argmax = _method("argmax", "Index of the first maximum; see sg.ops.argmax.")
-    argmin = _method("argmin", "Index of the first minimum; see sg.ops.argmin.")
-    astype = _method("astype", "The tensor in another dtype; see sg.ops.astype.")
-    clip = _method("clip", "Limit to [min, max]; see sg.ops.clip.")
-    squeeze = _method("squeeze", "Drop axes of size 1; see sg.ops.squeeze.")
-    conj = _method("conj", "Complex conjugate; see sg.ops.conj.")
-    swapaxes = _method("swapaxes", "Two axes swapped; see sg.ops.swapaxes.")
-    round = _method("round", "Nearest integer, half to even; see sg.ops.round.")
-    exp = _method("exp", "e to the x; see sg.ops.exp.")
-    log = _method("log", "Natural logarithm; see sg.ops.log.")
-    sqrt = _method("sqrt", "Square root; see sg.ops.sqrt.")
-    tanh = _method("tanh", "Hyperbolic tangent; see sg.ops.tanh.")
-    flatten = _method("flatten", "One axis; see sg.ops.flatten.")
-    dot = _method("matmul", "Matrix product; see sg.ops.matmul.")
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same elements in another shape; one size may be -1."""
-        return FUNCTIONS["reshape"](self, shape[0] if len(shape) == 1 else shape)
-
-    def transpose(self, *axes: Any) -> Tensor:
-        """The axes in another order; reversed when none is given."""
-        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        return FUNCTIONS["transpose"](self, order or None)
-
-    def __bool__(self) -> bool:
-        raise GraphTypeError(
-            f"a tensor ({self.type}) has no truth value while the graph is built:"
-            " its numbers come when it runs; choose between values with sg.ops.where,"
-            " between computations with sg.cond"
-        )
-
-    def __iter__(self) -> Iterator[Tensor]:
-        raise GraphTypeError(
-            f"a tensor ({self.type}) cannot be iterated over; take x[i] for each i you need,"
-            " or sg.ops.unstack(x, axis=0)"
-        )
-
-    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise GraphTypeError(
-            f"a tensor ({self.type}) has no numbers while the graph is built: compile it with"
-            " sg.compile(tensor) and call the result, or use the functions of sg.ops instead of"
-            " NumPy's"
-        )
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *operands: Any, **kwargs: Any) -> Any:
-        """`array + tensor` and `np.exp(tensor)` build graph, as the op of that name does."""
-        name = _UFUNCS.get(ufunc.__name__, ufunc.__name__)
-        if method != "__call__" or kwargs or name not in FUNCTIONS:
-            raise GraphTypeError(
-                f"np.{ufunc.__name__} has no numbers to work on while the graph is built;"
-                " use the functions of sg.ops"
-            )
-        return FUNCTIONS[name](*operands)
-
-    def __float__(self) -> float:
-        raise GraphTypeError(
-            f"a tensor ({self.type}) is no Python number; compile it and call the result"
-        )
-
-    __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise GraphTypeError("a 0-d tensor has no len()")
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        name = self.node.attrs.get("name") if not self.node.operands else None
-        return f"<Tensor {name or self.node.op.name}: {self.type}>"
+    return results[0] if isinstance(inferred, TensorType) else tuple(results)
 
 
 def postorder(roots: Iterable[Tensor], stop: Callable[[Node], bool] | None = None) -> list[Node]:
@@ -414,11 +228,15 @@ class VariableRead(Op):
         return variable.spec
 
 
-INPUT, CONSTANT, VARIABLE = Input(), Constant(), VariableRead()
+INPUT, CONSTANT, VARIABLE = map(add_op, (Input(), Constant(), VariableRead()))
 
 
 class Variable(Tensor):
-    """State that outlives a call; as a tensor it is the value at the start of the call."""
+    """State that outlives a call; as a tensor it is the value at the start of the call.
+
+    Made by `sg.variable`. `.value` is a copy of what it holds; assigning to it casts within one
+    kind of dtype, and raises ShapeError for another shape or kind.
+    """
 
     __slots__ = ("_array", "lock", "name", "spec")
 
@@ -460,7 +278,14 @@ class Variable(Tensor):
 
 
 class Graph:
-    """Inputs, outputs and updates of variables; everything between is reached from the outputs."""
+    """Inputs, outputs and updates of variables; everything between is reached from the outputs.
+
+    `str(graph)` is its text, which `sg.parse` reads; `graph.nodes` are the nodes, operands first;
+    `graph.rebuild` makes another graph. Graphs with equal texts are equal. It is never changed.
+
+    Raises GraphTypeError where an output or update is no tensor, or an input is not one made by
+    `sg.input`.
+    """
 
     __slots__ = ("_nodes", "inputs", "is_scheduled", "outputs", "updates")
 
@@ -478,6 +303,9 @@ class Graph:
                 raise GraphTypeError(
                     f"Graph: inputs, outputs and updates are tensors, got {type(t).__name__}"
                 )
+        for t in self.inputs:
+            if t.node.op is not INPUT:
+                raise GraphTypeError(f"Graph: inputs are tensors made by sg.input, got {t!r}")
         self._nodes: list[Node] | None = None
         self.is_scheduled = False
 

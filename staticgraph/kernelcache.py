@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from staticgraph.errors import InputError
+
 DEFAULT_BYTES = 512 << 20
 MAGIC = b"sgkernel"
 SEAL = struct.Struct("<8s32s")  # magic, sha256 of what follows
@@ -88,7 +90,7 @@ def limit_bytes() -> int:
     try:
         return max(0, int(float(chosen) * (1 << 20)))
     except ValueError:
-        raise ValueError(
+        raise InputError(
             f"STATICGRAPH_CACHE_SIZE must be a number of MiB, not {chosen!r}"
         ) from None
 

@@ -7,47 +7,15 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from staticgraph import scalar as s
-from staticgraph.errors import GraphTypeError, InternalError, ShapeError
-from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Node, Op, Tensor, apply
+from staticgraph.errors import GraphTypeError, ShapeError
+from staticgraph.ir import CONSTANT, Node, Op, apply
 from staticgraph.nest import Nest, axes, broadcast_index
+from staticgraph.operands import as_bool, cast, constant, promoted
 from staticgraph.primitives import PRIMS
-from staticgraph.types import (
-    DEFAULT_FLOAT,
-    TensorType,
-    as_dtype,
-    broadcast_shapes,
-    is_bool,
-    is_differentiable,
-    promote,
-    scalar_dtype,
-    weak,
-)
-
-#: every op by name; refuses duplicates
-OPS: dict[str, Op] = {"input": INPUT, "constant": CONSTANT, "variable": VARIABLE}
-
-
-def register(cls: type[Op]) -> Op:
-    """Class decorator: make the one instance of an op and enter it in OPS."""
-    return add_op(cls())
-
-
-def add_op(op: Op) -> Op:
-    if op.name in OPS:
-        raise InternalError(f"op {op.name!r} is declared twice")
-    OPS[op.name] = op
-    return op
-
-
-def public(function: Callable) -> Callable:
-    """Enter a function of ops/ under its name, for the operators and methods of Tensor."""
-    if function.__name__ in FUNCTIONS:
-        raise InternalError(f"function {function.__name__!r} is declared twice")
-    FUNCTIONS[function.__name__] = function
-    return function
+from staticgraph.registry import FUNCTIONS, OPS, add_op, public
+from staticgraph.tensor import Tensor
+from staticgraph.types import TensorType, broadcast_shapes, is_differentiable
 
 
 class NestOp(Op):
@@ -55,120 +23,6 @@ class NestOp(Op):
 
     def nest(self, types: Sequence[TensorType], out: TensorType, **attrs: Any) -> Nest:
         raise NotImplementedError
-
-
-# ---------------------------------------------------------------------------- tensors from values
-
-
-def constant(value: object, dtype: object = None) -> Tensor:
-    """A tensor whose numbers are known now.
-
-    Arrays keep their dtype; Python floats and lists of them become float32.
-    """
-    if isinstance(value, Tensor):
-        raise GraphTypeError(f"constant: needs numbers, got a tensor ({value.type})")
-    if dtype is not None:
-        array = np.asarray(value).astype(as_dtype(dtype))
-    elif isinstance(value, (np.ndarray, np.generic)):
-        array = np.array(value)
-    else:
-        array = np.asarray(value)
-        if array.dtype == np.float64:
-            array = array.astype(DEFAULT_FLOAT)
-        elif array.dtype == np.complex128:
-            array = array.astype("complex64")
-    if array.dtype.kind == "O" or array.dtype.kind not in "biufc":
-        raise GraphTypeError(f"constant: needs numbers, got an array of {array.dtype}")
-    as_dtype(array.dtype)
-    array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).reshape(array.shape)
-    if array.base is not None or array is value:
-        array = array.copy()
-    array.flags.writeable = False
-    return apply(CONSTANT, value=array)
-
-
-def as_tensor(x: object, dtype: str | None = None) -> Tensor:
-    """A tensor as it is, anything else as a constant (of `dtype`, where one is given)."""
-    if isinstance(x, Tensor):
-        return x
-    if isinstance(x, np.generic):
-        x = x.item() if dtype is not None or not isinstance(x, np.generic) else x
-    try:
-        return constant(x, dtype)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, GraphTypeError):
-            raise
-        raise GraphTypeError(f"cannot make a tensor of {type(x).__name__}: {error}") from None
-
-
-def is_scalar(x: object) -> bool:
-    return isinstance(x, (bool, int, float, complex, np.generic))
-
-
-def tensor_argument(op: str, x: object, name: str = "x") -> Tensor:
-    """An operand that must be a tensor or an array; the message names the op."""
-    if isinstance(x, (str, bytes, dict, set)) or x is None or callable(x):
-        raise GraphTypeError(f"{op}: {name} must be a tensor or an array, got {type(x).__name__}")
-    return as_tensor(x)
-
-
-def common_dtype(op: str, xs: Sequence[object]) -> str:
-    """Where operands meet: tensors and arrays promote, Python and NumPy scalars are weak."""
-    strong = [as_tensor(x).type.dtype for x in xs if not is_scalar(x)]
-    scalars = [x.item() if isinstance(x, np.generic) else x for x in xs if is_scalar(x)]
-    if not strong:
-        return promote(*(scalar_dtype(v) for v in scalars))
-    try:
-        dtype = promote(*strong)
-    except GraphTypeError as error:
-        raise GraphTypeError(f"{op}: {error.summary}") from None
-    for v in scalars:
-        dtype = weak(dtype, v)
-    return dtype
-
-
-def cast(x: object, dtype: str) -> Tensor:
-    """A tensor in a dtype; no node where it has it already."""
-    if not isinstance(x, Tensor):
-        return as_tensor(x, dtype)
-    return x if x.type.dtype == dtype else apply(OPS["cast"], x, dtype=dtype)
-
-
-def promoted(op: str, xs: Sequence[object], *, floating: bool = False) -> list[Tensor]:
-    """Operands of one dtype; with `floating`, integers become the default float first."""
-    for i, x in enumerate(xs):
-        if isinstance(x, (str, bytes, dict, set)) or x is None or callable(x):
-            raise GraphTypeError(
-                f"{op}: operand {i} must be a tensor, array or number, got {type(x).__name__}"
-            )
-    xs = [x if is_scalar(x) else as_tensor(x) for x in xs]
-    dtype = common_dtype(op, xs)
-    if floating and not is_differentiable(dtype):
-        dtype = DEFAULT_FLOAT
-    return [cast(x, dtype) for x in xs]
-
-
-def normalize_axis(op: str, axis: object, ndim: int) -> int:
-    """One axis as 0 <= axis < ndim."""
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise GraphTypeError(f"{op}: an axis is an int, got {axis!r}")
-    if not -ndim <= axis < ndim:
-        raise ShapeError(f"{op}: axis {axis} is out of range for {ndim} axes")
-    return int(axis) % ndim
-
-
-def normalize_axes(op: str, axis: object, ndim: int) -> tuple[int, ...]:
-    """`axis` of a reduction: None is all, an int is one, a tuple is several different ones."""
-    if axis is None:
-        return tuple(range(ndim))
-    items = axis if isinstance(axis, (tuple, list)) else (axis,)
-    found = tuple(normalize_axis(op, a, ndim) for a in items)
-    if len(set(found)) != len(found):
-        raise ShapeError(f"{op}: axis {axis!r} names an axis twice")
-    return tuple(sorted(found))
-
-
-# ---------------------------------------------------------------------------- elementwise
 
 
 class Elementwise(NestOp):
@@ -283,7 +137,7 @@ class Elementwise(NestOp):
         result = s.substitute(self.expr([t.type for t in operands], node.attrs), leaves)
         out = node.results[0]
         if result.name == "arg":
-            return [_full(operands[result.value], out.shape)]  # type: ignore[index]
+            return [_full(operands[result.value], out.shape)]  # type: ignore[call-overload]
         if (
             result.name == "const"
             and len(operands) > 1
@@ -291,7 +145,7 @@ class Elementwise(NestOp):
         ):
             return [_full(constant(result.value, result.dtype), out.shape)]
         if result.name == "negative" and self.name == "multiply" and result.args[0].name == "arg":
-            return [_full(FUNCTIONS["negative"](operands[result.args[0].value]), out.shape)]  # type: ignore[index]
+            return [_full(FUNCTIONS["negative"](operands[result.args[0].value]), out.shape)]  # type: ignore[call-overload]
         return None
 
 
@@ -339,7 +193,7 @@ class Lifter:
 
     def _lift(self, e: s.Expr) -> Tensor:
         if e.name == "arg":
-            return self.args[e.value]  # type: ignore[index]
+            return self.args[e.value]  # type: ignore[call-overload]
         if e.name == "out":
             assert self.out is not None
             return self.out
@@ -350,7 +204,7 @@ class Lifter:
         return apply(OPS[e.name], *(self.memo[id(a)] for a in e.args))
 
 
-_FLOATING = ("float1", "float2")
+_FLOATING = ("float1", "float2", "realfloat1", "realfloat2")
 
 
 def elementwise(
@@ -361,7 +215,7 @@ def elementwise(
     vjp: Callable[..., Sequence[s.Expr | None]] | None = None,
     floating: bool = True,
     public_name: str | None = None,
-) -> Callable:
+) -> Callable[..., Tensor]:
     """Declare an elementwise op by its expression; returns the public function.
 
     Positional parameters of `function` are operands, keyword-only ones are attributes. `vjp(g, out,
@@ -378,7 +232,7 @@ def elementwise(
     return _public_elementwise(run, public_name or name, doc, list(parameters))
 
 
-def primitive(name: str, doc: str, *, public_name: str | None = None) -> Callable:
+def primitive(name: str, doc: str, *, public_name: str | None = None) -> Callable[..., Tensor]:
     """Declare the op of a row of the primitive table; returns the public function."""
     prim = PRIMS[name]
     op = add_op(Elementwise(name, functools.partial(s.call, name)))
@@ -398,37 +252,31 @@ def primitive(name: str, doc: str, *, public_name: str | None = None) -> Callabl
 
 
 def _public_elementwise(
-    run: Callable, name: str, doc: str, parameters: list[inspect.Parameter]
-) -> Callable:
+    run: Callable[..., Tensor], name: str, doc: str, parameters: list[inspect.Parameter]
+) -> Callable[..., Tensor]:
     signature = inspect.Signature(parameters)
     known = [p.name for p in parameters]
     positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
     def function(*args: Any, **kwargs: Any) -> Tensor:
-        args = list(args)
+        given = list(args)
         for k in kwargs:
             if k not in known:
                 raise GraphTypeError(f"{name}: unknown argument {k!r}; it takes {', '.join(known)}")
-            if k in positional[: len(args)]:
+            if k in positional[: len(given)]:
                 raise GraphTypeError(f"{name}: {k!r} is given twice")
-        for p in positional[len(args) :]:
+        for p in positional[len(given) :]:
             if p in kwargs:
-                args.append(kwargs.pop(p))
-        if len(args) != len(positional):
+                given.append(kwargs.pop(p))
+        if len(given) != len(positional):
             raise GraphTypeError(
                 f"{name}: takes {len(positional)} operands ({', '.join(positional)}),"
-                f" got {len(args)}"
+                f" got {len(given)}"
             )
-        return run(*args, **kwargs)
+        return run(*given, **kwargs)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     function.__module__ = "staticgraph.ops"
     function.__signature__ = signature  # type: ignore[attr-defined]
     return public(function)
-
-
-def as_bool(x: object) -> Tensor:
-    """A bool tensor: numbers are true where they are not zero."""
-    t = as_tensor(x)
-    return t if is_bool(t.type.dtype) else apply(OPS["not_equal"], t, constant(0, t.type.dtype))

@@ -17,8 +17,10 @@ from staticgraph import tree
 from staticgraph.errors import GradientError, GraphTypeError, ShapeError
 from staticgraph.frontend import variable
 from staticgraph.gradient import grad
-from staticgraph.ir import FUNCTIONS, Tensor, Variable
-from staticgraph.op import as_tensor, cast, is_scalar
+from staticgraph.ir import Variable
+from staticgraph.operands import as_tensor, cast, is_scalar
+from staticgraph.registry import FUNCTIONS
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_differentiable, real_of
 
 Updates = dict[Variable, Tensor]
@@ -130,12 +132,14 @@ def _adam(
     for p, g in _pairs(name, loss, params, grads):
         rate = _rate(name, lr, p)
         t = cast(found[count], real_of(p.type.dtype))
-        size, scale = rate / _correction(b1, t), sqrt(_correction(b2, t))
+        # Multiplied through by sqrt(1 - b2^t): one division per element instead of two.
+        scale = sqrt(_correction(b2, t))
+        size = rate * scale / _correction(b1, t)
         g, start = decay(g, p, rate)
         m, v = _state(f"{name}_m", p), _state(f"{name}_v", p)
         found[m] = first = m + (g - m) * (1.0 - b1)
         found[v] = second = v * b2 + (g * (1.0 - b2)) * FUNCTIONS["conj"](g)
-        found[p] = start - (first * size) / (sqrt(second) / scale + eps)
+        found[p] = start - (first * size) / (sqrt(second) + eps * scale)
     return found
 
 

@@ -24,9 +24,14 @@ class Pass:
     """
 
     def __init__(self, function: Callable[..., Graph], options: dict[str, Any] | None = None):
+        if not callable(function):
+            raise GraphTypeError(
+                "graph_pass: a pass is a Python function from Graph to Graph,"
+                f" got {type(function).__name__}"
+            )
         functools.update_wrapper(self, function)
         self.function = function
-        self.name = function.__name__
+        self.name = getattr(function, "__name__", type(function).__name__)
         self.options = options or {}
         self.reports = "report" in inspect.signature(function).parameters
 
@@ -50,7 +55,11 @@ class Pass:
 
 
 def graph_pass(function: Callable[..., Graph]) -> Pass:
-    """Make a function from Graph to Graph a pass, to be used alone or in a Pipeline."""
+    """Make a function from Graph to Graph a pass, to be used alone or in a Pipeline.
+
+    Its keyword arguments are options of the pass, fixed by `with_options`. A call of the pass
+    raises GraphTypeError where it is given, or returns, anything but a Graph.
+    """
     return Pass(function)
 
 
@@ -113,7 +122,11 @@ class PassRecord:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Passes in order. `verify=True` checks the graph after each one."""
+    """Passes in order; `compile(..., pipeline=...)` takes one, and `+` joins two.
+
+    `verify=True` checks the graph after each pass, and raises InternalError that names the pass
+    which broke it. An error of a pass carries a note that says which one ran.
+    """
 
     passes: tuple[Pass, ...]
     verify: bool = False

@@ -55,6 +55,19 @@ def _abs_vjp(g, o, x):
     return (g * call("sign", x),)
 
 
+def _sign_vjp(g, o, x):
+    # x / abs(x) turns with x: g without its part along x, 0 at 0.
+    if not is_complex(x.dtype):
+        return (None,)
+    size = call("abs", x)
+    zero = call("equal", size, 0)
+    along = call("real", g * conj(o))
+    across = g - o * call("complex", along, const(0, along.dtype))
+    safe = where(zero, const(1, size.dtype), size)
+    turned = across / call("complex", safe, const(0, size.dtype))
+    return (where(zero, const(0, g.dtype), turned),)
+
+
 def _gelu_tanh_vjp(g, o, x):
     c = math.sqrt(2.0 / math.pi)
     x2 = x * x
@@ -69,6 +82,13 @@ def _inverse(f: Callable) -> Callable:
 
 def _sqrt(x):
     return call("sqrt", x)
+
+
+def _acosh_slope(x):
+    # Of complex numbers the root of the product is not that of NumPy's branch of acosh.
+    if is_complex(x.dtype):
+        return _sqrt(x - 1.0) * _sqrt(x + 1.0)
+    return _sqrt(x * x - 1.0)
 
 
 _erf_scale = 2.0 / math.sqrt(math.pi)
@@ -152,7 +172,7 @@ PRIMS.update(
         ),
         _row(
             "floor_divide",
-            "arith",
+            "realarith",
             _int_safe(np.floor_divide),
             "//",
             "floor_divide_{t}({0}, {1})",
@@ -161,7 +181,7 @@ PRIMS.update(
         ),
         _row(
             "remainder",
-            "arith",
+            "realarith",
             _int_safe(np.remainder),
             "%",
             "remainder_{t}({0}, {1})",
@@ -187,11 +207,11 @@ PRIMS.update(
             lambda g, o, x, y: (_tie(g, x, y, "less"), _tie(g, y, x, "less")),
             True,
         ),
-        _row("atan2", "float2", np.arctan2, "atan2", "atan2_{t}({0}, {1})", _atan2_vjp),
-        _row("hypot", "float2", np.hypot, "hypot", "hypot_{t}({0}, {1})", _hypot_vjp),
+        _row("atan2", "realfloat2", np.arctan2, "atan2", "atan2_{t}({0}, {1})", _atan2_vjp),
+        _row("hypot", "realfloat2", np.hypot, "hypot", "hypot_{t}({0}, {1})", _hypot_vjp),
         _row(
             "logaddexp",
-            "float2",
+            "realfloat2",
             np.logaddexp,
             "logaddexp",
             "logaddexp_{t}({0}, {1})",
@@ -199,7 +219,7 @@ PRIMS.update(
         ),
         _row(
             "copysign",
-            "float2",
+            "realfloat2",
             np.copysign,
             "copysign",
             "copysign_{t}({0}, {1})",
@@ -208,7 +228,7 @@ PRIMS.update(
         ),
         _row("negative", "unary", np.negative, "-", "(-{0})", lambda g, o, x: (-g,), True),
         _row("abs", "modulus", np.abs, "abs_", "abs_{t}({0})", _abs_vjp, True),
-        _row("sign", "unary", np.sign, "sign", "sign_{t}({0})", None, True),
+        _row("sign", "unary", np.sign, "sign", "sign_{t}({0})", _sign_vjp, True),
         _row(
             "square",
             "unary",
@@ -245,7 +265,12 @@ PRIMS.update(
             lambda g, o, x: (g * -0.5 * conj(o * o * o),),
         ),
         _row(
-            "cbrt", "float1", np.cbrt, "cbrt", "cbrt_{t}({0})", lambda g, o, x: (g / (3.0 * o * o),)
+            "cbrt",
+            "realfloat1",
+            np.cbrt,
+            "cbrt",
+            "cbrt_{t}({0})",
+            lambda g, o, x: (g / (3.0 * o * o),),
         ),
         _row("exp", "float1", np.exp, "exp", "exp_{t}({0})", lambda g, o, x: (g * conj(o),)),
         _row(
@@ -254,14 +279,24 @@ PRIMS.update(
             np.exp2,
             "exp2",
             "exp2_{t}({0})",
-            lambda g, o, x: (g * (o * math.log(2.0)),),
+            lambda g, o, x: (g * conj(o * math.log(2.0)),),
         ),
         _row(
-            "expm1", "float1", np.expm1, "expm1", "expm1_{t}({0})", lambda g, o, x: (g * (o + 1.0),)
+            "expm1",
+            "float1",
+            np.expm1,
+            "expm1",
+            "expm1_{t}({0})",
+            lambda g, o, x: (g * conj(o + 1.0),),
         ),
         _row("log", "float1", np.log, "log", "log_{t}({0})", lambda g, o, x: (g / conj(x),)),
         _row(
-            "log1p", "float1", np.log1p, "log1p", "log1p_{t}({0})", lambda g, o, x: (g / (x + 1.0),)
+            "log1p",
+            "float1",
+            np.log1p,
+            "log1p",
+            "log1p_{t}({0})",
+            lambda g, o, x: (g / conj(x + 1.0),),
         ),
         _row(
             "log2",
@@ -269,7 +304,7 @@ PRIMS.update(
             np.log2,
             "log2",
             "log2_{t}({0})",
-            lambda g, o, x: (g / (x * math.log(2.0)),),
+            lambda g, o, x: (g / conj(x * math.log(2.0)),),
         ),
         _row(
             "log10",
@@ -277,7 +312,7 @@ PRIMS.update(
             np.log10,
             "log10",
             "log10_{t}({0})",
-            lambda g, o, x: (g / (x * math.log(10.0)),),
+            lambda g, o, x: (g / conj(x * math.log(10.0)),),
         ),
         _row(
             "sin",
@@ -353,7 +388,7 @@ PRIMS.update(
             np.arccosh,
             "acosh",
             "acosh_{t}({0})",
-            _inverse(lambda x: _sqrt(x * x - 1.0)),
+            _inverse(_acosh_slope),
         ),
         _row(
             "atanh",
@@ -365,7 +400,7 @@ PRIMS.update(
         ),
         _row(
             "erf",
-            "float1",
+            "realfloat1",
             _keep(_erf),
             "erf",
             "erf_{t}({0})",
@@ -373,7 +408,7 @@ PRIMS.update(
         ),
         _row(
             "erfc",
-            "float1",
+            "realfloat1",
             _keep(_erfc),
             "erfc",
             "erfc_{t}({0})",
@@ -381,7 +416,7 @@ PRIMS.update(
         ),
         _row(
             "erfinv",
-            "float1",
+            "realfloat1",
             _keep(_np_erfinv),
             "erfinv",
             "erfinv_{t}({0})",
@@ -389,7 +424,7 @@ PRIMS.update(
         ),
         _row(
             "ndtr",
-            "float1",
+            "realfloat1",
             _keep(_np_ndtr),
             "ndtr",
             "ndtr_{t}({0})",
@@ -397,7 +432,7 @@ PRIMS.update(
         ),
         _row(
             "npdf",
-            "float1",
+            "realfloat1",
             _keep(_np_npdf),
             "npdf",
             "npdf_{t}({0})",
@@ -405,7 +440,7 @@ PRIMS.update(
         ),
         _row(
             "sigmoid",
-            "float1",
+            "realfloat1",
             _np_sigmoid,
             "sigmoid",
             "sigmoid_{t}({0})",
@@ -413,7 +448,7 @@ PRIMS.update(
         ),
         _row(
             "softplus",
-            "float1",
+            "realfloat1",
             _np_softplus,
             "softplus",
             "softplus_{t}({0})",
@@ -421,7 +456,7 @@ PRIMS.update(
         ),
         _row(
             "log_sigmoid",
-            "float1",
+            "realfloat1",
             lambda x: -_np_softplus(-x),
             "log_sigmoid",
             "log_sigmoid_{t}({0})",
@@ -429,7 +464,7 @@ PRIMS.update(
         ),
         _row(
             "gelu_tanh",
-            "float1",
+            "realfloat1",
             _keep(_np_gelu_tanh),
             "gelu_tanh",
             "gelu_tanh_{t}({0})",
@@ -442,7 +477,7 @@ PRIMS.update(
         _row("isnan", "test", np.isnan, "isnan", "({0} != {0})", None, True),
         _row("isinf", "test", np.isinf, "isinf", "isinf_{t}({0})", None, True),
         _row("isfinite", "test", np.isfinite, "isfinite", "isfinite_{t}({0})", None, True),
-        _row("signbit", "test", np.signbit, "signbit", "signbit_{t}({0})", None, True),
+        _row("signbit", "realtest", np.signbit, "signbit", "signbit_{t}({0})", None, True),
         _row("equal", "compare", np.equal, "==", "({0} == {1})", None, True),
         _row("not_equal", "compare", np.not_equal, "!=", "({0} != {1})", None, True),
         _row("less", "order", np.less, "<", "({0} < {1})", None, True),

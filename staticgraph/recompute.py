@@ -4,7 +4,8 @@ The unit is one value that a kernel writes. A fused region whose results are fun
 other has a unit for each of them, so that a plan may keep an activation and compute its sigmoid
 again; each is then a region of its own, cut out of the body where other results already hold what
 it needs. A region that reduces is not cut, only results nobody reads are left out: another loop
-could change the order of a sum, and with it bits.
+could change the order of a sum, and with it bits. The results of a `cond` are units too, so that
+each is live as long as it is read, but only all of them can be computed again.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from staticgraph import count, schedule
-from staticgraph.errors import DagError
+from staticgraph.codegen.select import kernel_name
+from staticgraph.errors import DagError, shorten
 from staticgraph.fusion import CONTRACTIONS, FUSION
-from staticgraph.ir import INPUT, Graph, Node, Tensor
+from staticgraph.ir import INPUT, Graph, Node
+from staticgraph.nominal import seconds
 from staticgraph.op import NestOp
 from staticgraph.passes.remat.dag import Dag
 from staticgraph.passes.remat.simulate import simulate
-from staticgraph.plan import Plan, is_free, kernel_name, may_fail
+from staticgraph.plan import Plan, Ref
+from staticgraph.schedule import is_free, may_fail
+from staticgraph.tensor import Tensor
 
-#: the nominal machine of the cost model: plans must not differ from one machine to the next
-FLOPS, BYTES, LAUNCH = 1.2e11, 2e10, 2e-6
-#: additions that a call of an elementwise function is worth
-_CALL = 12
+_JUMPS = ("jump_if_false", "jump")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,18 @@ class Unit:
         return self.node.results if self.index is None else (self.node.results[self.index],)
 
 
+@dataclass(frozen=True)
+class UnitDag(Dag):
+    """The Dag of a function: the cost model that a policy sees.
+
+    cost: seconds of each unit, on the nominal machine or as measured. flops: its floating-point
+    operations. where: the user's line, as "model.py:12".
+    """
+
+    flops: tuple[int, ...] = ()
+    where: tuple[str, ...] = ()
+
+
 class Units:
     """The units of an optimised graph, in the order of its plan, and its Dag.
 
@@ -48,7 +62,7 @@ class Units:
     def __init__(self, graph: Graph, plan: Plan):
         self.graph = graph
         self.plan = plan
-        order = schedule.order(graph, is_free, plan.after)
+        order = schedule.order(graph, plan.after)
         self.units: list[Unit] = []
         self.number: dict[Tensor, int] = {}
         for node in order:
@@ -60,10 +74,10 @@ class Units:
                 self.units.append(unit)
         self.dag = self._dag()
 
-    def _dag(self) -> Dag:
+    def _dag(self) -> UnitDag:
         plan = self.plan
         needs = [self.needs(u.node, u.results, u.results) for u in self.units]
-        return Dag(
+        return UnitDag(
             cost=tuple(map(self.cost, self.units)),
             size=tuple(
                 sum(t.type.nbytes for t in u.results if plan.places[t].space == "arena")
@@ -72,20 +86,36 @@ class Units:
             inputs=tuple(tuple(sorted(n)) for n in needs),
             names=tuple(kernel_name(u.node) for u in self.units),
             outputs=frozenset(self.number[t] for t in self._ends()),
-            extra=tuple(
-                plan.codes[u.node].workspace_bytes if self._leads(u) else 0 for u in self.units
-            ),
+            extra=tuple(map(self._extra, self.units)),
             inplace=tuple(self._inplace(u, n) for u, n in zip(self.units, needs, strict=True)),
             fixed=frozenset(k for k, u in enumerate(self.units) if _once(u.node)),
+            flops=tuple(map(self.flops, self.units)),
+            where=tuple(shorten(u.node.where) or "" for u in self.units),
         )
 
-    def _leads(self, unit: Unit) -> bool:
-        """Whether the workspace of a node is counted with this unit: once for each node."""
-        node = unit.node
-        return node in self.plan.codes and unit.index in (None, _by_dependence(node)[0])
+    def _extra(self, unit: Unit) -> int:
+        """Temporary bytes while a unit runs; those of a node are counted once."""
+        node, order = unit.node, _by_dependence(unit.node)
+        if node.op.name == "cond":  # with its last result, when all of them are there
+            return self._within(node) if unit.index in (None, order[-1]) else 0
+        leads = node in self.plan.codes and unit.index in (None, order[0])
+        return self.plan.codes[node].workspace_bytes if leads else 0
+
+    def _within(self, node: Node) -> int:
+        """The most bytes live at once of values that do not leave the branches of a cond."""
+        plan = self.plan
+        jumps = [k for k, s in enumerate(plan.steps) if s.node is node and s.kind in _JUMPS]
+        first, end = jumps[0], max(plan.steps[k].target for k in jumps)
+        results = {plan.places[r] for r in node.results}
+        inside = [
+            b
+            for k, b in enumerate(plan.buffers)
+            if first <= b.start and b.stop <= end and Ref("arena", k) not in results
+        ]
+        return max(sum(b.size for b in inside if b.start <= k < b.stop) for k in range(first, end))
 
     def _ends(self) -> list[Tensor]:
-        owners = [schedule.owner(t, is_free) for t in self.graph.roots]
+        owners = [schedule.owner(t) for t in self.graph.roots]
         return [t for t in owners if t in self.number]
 
     def needs(self, node: Node, used: Sequence[Tensor], group: Sequence[Tensor]) -> set[int]:
@@ -103,10 +133,21 @@ class Units:
 
     def cost(self, unit: Unit) -> float:
         """Nominal seconds of a unit by itself."""
-        # What cannot be cut is computed once for all results that follow each other.
-        uncut = unit.index is not None and _reduces(unit.node.attrs["body"])
-        shared = len(unit.node.results) if uncut else 1
-        return seconds(part(unit.node, unit.results, unit.results), shared)
+        node = part(unit.node, unit.results, unit.results)
+        if unit.index is not None and unit.node.op is not FUSION:
+            return seconds(node) / self._shared(unit)
+        return seconds(node, self._shared(unit))
+
+    def flops(self, unit: Unit) -> int:
+        """Operations of a unit by itself."""
+        node = part(unit.node, unit.results, unit.results)
+        return count.cost(node).flops // self._shared(unit)
+
+    def _shared(self, unit: Unit) -> int:
+        """How many units its work is for: what cannot be cut is computed once for all results."""
+        node = unit.node
+        cut = unit.index is None or (node.op is FUSION and not _reduces(node.attrs["body"]))
+        return 1 if cut else len(node.results)
 
     def _inplace(self, unit: Unit, needs: set[int]) -> frozenset[int]:
         """Operands over which the kernel may write this value."""
@@ -116,7 +157,7 @@ class Units:
         found: set[int] = set()
         for result, operand in pairs:
             if unit.index in (None, result):
-                t = schedule.owner(unit.node.operands[operand], is_free)
+                t = schedule.owner(unit.node.operands[operand])
                 if t in self.number and t.type.nbytes == unit.results[0].type.nbytes:
                     found.add(self.number[t])
         return frozenset(found & needs)
@@ -234,7 +275,7 @@ class _Maker:
             clone = self.clones
         else:
             clone = node.clone
-        if len(used) == len(node.results) or not _divides(node):
+        if len(used) == len(node.results) or node.op is not FUSION:
             used, made = list(node.results), node
         else:
             made = part(node, used, launch.group)
@@ -246,23 +287,12 @@ class _Maker:
         return self.graph.with_roots(roots).scheduled(self.order)
 
 
-def seconds(node: Node, shared: int = 1) -> float:
-    """Time of a node on the nominal machine, where computing and moving memory overlap.
-
-    With `shared`, its arithmetic is counted to so many units.
-    """
-    if is_free(node):
-        return 0.0
-    flops, calls, *moved = count.cost(node)
-    return LAUNCH + max((flops + _CALL * calls) / FLOPS / shared, sum(moved) / BYTES)
-
-
 # ---------------------------------------------------------------------------- regions
 
 
 def _divides(node: Node) -> bool:
     """Whether the results of a node are units of their own."""
-    return node.op is FUSION and len(node.results) > 1
+    return len(node.results) > 1 and (node.op is FUSION or not _once(node))
 
 
 def _once(node: Node) -> bool:
@@ -292,9 +322,9 @@ def part(node: Node, used: Sequence[Tensor], group: Sequence[Tensor]) -> Node:
     """A region that computes `used` of a node's results, together with what else is in `group`.
 
     Its operands are tensors of the same graph: operands of the node, and results of it outside
-    `group`. A node that does not divide is itself the part.
+    `group`. A node that is no region is itself the part.
     """
-    if not _divides(node):
+    if node.op is not FUSION or len(node.results) == 1:
         return node
     body = node.attrs["body"]
     outer = dict(zip(reversed(body.outputs), reversed(node.results), strict=True))

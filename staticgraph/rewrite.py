@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from staticgraph import scalar as s
-from staticgraph.ir import CONSTANT, FUNCTIONS, INPUT, VARIABLE, Node, Tensor, apply, scalar_of
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Node, apply, scalar_of
 from staticgraph.nest import evaluate
-from staticgraph.op import Elementwise, NestOp, constant
+from staticgraph.op import Elementwise, NestOp
+from staticgraph.operands import constant
+from staticgraph.registry import FUNCTIONS
+from staticgraph.tensor import Tensor
 from staticgraph.types import is_float
 
 #: results above this many elements stay symbolic: a constant is data that must be stored

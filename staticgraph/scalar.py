@@ -207,9 +207,11 @@ class Prim:
 PRIMS: dict[str, Prim] = {}
 
 _ARITY = {
-    "arith": 2, "float2": 2, "compare": 2, "order": 2, "logical2": 2, "bit": 2, "shift": 2,
-    "unary": 1, "float1": 1, "test": 1, "logical1": 1, "bit1": 1, "where": 3, "cast": 1,
-    "modulus": 1, "realpart": 1, "complex": 2, "real1": 1, "fma": 3,
+    "arith": 2, "realarith": 2, "float2": 2, "realfloat2": 2, "compare": 2, "order": 2,
+    "logical2": 2, "bit": 2, "shift": 2, "complex": 2,
+    "unary": 1, "float1": 1, "realfloat1": 1, "real1": 1, "test": 1, "realtest": 1, "logical1": 1,
+    "bit1": 1, "cast": 1, "modulus": 1, "realpart": 1,
+    "where": 3, "fma": 3,
 }  # fmt: skip
 
 
@@ -225,6 +227,12 @@ def result_dtype(kind: str, name: str, dtypes: Sequence[str]) -> str:
     if kind in ("arith", "unary"):
         need(same and not is_bool(first), "numbers of one dtype")
         return first
+    if kind == "realarith":
+        need(same and not is_bool(first) and not is_complex(first), "real numbers of one dtype")
+        return first
+    if kind in ("realfloat1", "realfloat2"):
+        need(same and is_float(first), "real floats of one dtype")
+        return first
     if kind in ("float1", "float2"):
         need(same and (is_float(first) or is_complex(first)), "floats of one dtype")
         return first
@@ -237,8 +245,9 @@ def result_dtype(kind: str, name: str, dtypes: Sequence[str]) -> str:
     if kind == "order":
         need(same and not is_complex(first), "real operands of one dtype")
         return "bool" if name in ("less", "less_equal", "greater", "greater_equal") else first
-    if kind == "test":
+    if kind in ("test", "realtest"):
         need(not is_bool(first), "numbers")
+        need(kind == "test" or not is_complex(first), "real numbers")
         return "bool"
     if kind in ("logical1", "logical2"):
         need(same and is_bool(first), "bools")

@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from heapq import heappop, heappush
 
-from staticgraph.ir import Graph, Node, Tensor
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
+from staticgraph.tensor import Tensor
 
-
-def order(
-    graph: Graph, free: Callable[[Node], bool], after: Sequence[tuple[Node, Node]] = ()
-) -> list[Node]:
-    """Nodes of the graph in the order of the plan.
-
-    `free` marks nodes that compute nothing (leaves and views); `after` adds pairs (first, then).
-    Tries the order of the graph and a greedy one, and keeps what needs less memory; a graph that
-    says in which order it runs is obeyed.
-    """
-    nodes = graph.nodes
-    plain = _respect(nodes, after)
-    if graph.is_scheduled:
-        return plain
-    candidates = [plain]
-    if len(nodes) <= 20000:
-        candidates.append(_greedy(graph, free, after))
-    best = min(range(len(candidates)), key=lambda k: (peak(graph, candidates[k], free), k))
-    return candidates[best]
+#: ops that compute nothing: their result is the memory of their first operand
+VIEWS = frozenset(("reshape", "stop_gradient", "check", "late", "nothing"))
+#: nodes up to which the greedy order is tried: it looks at all that may run next
+GREEDY_NODES = 20_000
 
 
-def owner(t: Tensor, free: Callable[[Node], bool]) -> Tensor:
+def is_free(node: Node) -> bool:
+    """Nodes that compute nothing: leaves, and results that are the memory of the first operand."""
+    return node.op in (INPUT, CONSTANT, VARIABLE) or node.op.name in VIEWS
+
+
+def may_fail(node: Node) -> bool:
+    """Whether a node, or a node in a branch of it, can end the run."""
+    if node.op.name == "cond":
+        return any(may_fail(n) for k in ("then", "orelse") for n in node.attrs[k].nodes)
+    return node.op.name == "check"
+
+
+def owner(t: Tensor) -> Tensor:
     """The tensor whose memory a value lies in: behind views."""
-    while t.node.operands and free(t.node):
+    while t.node.operands and is_free(t.node):
         t = t.node.operands[0]
     return t
 
 
-def peak(graph: Graph, nodes: Sequence[Node], free: Callable[[Node], bool]) -> int:
+def order(graph: Graph, after: Sequence[tuple[Node, Node]] = ()) -> list[Node]:
+    """Nodes of the graph in the order of the plan; `after` adds pairs (first, then).
+
+    Tries the order of the graph and a greedy one, and keeps what needs less memory; a graph that
+    says in which order it runs is obeyed.
+    """
+    plain = _respect(graph.nodes, after)
+    if graph.is_scheduled or len(graph.nodes) > GREEDY_NODES:
+        return plain
+    return min(plain, _greedy(graph, after), key=lambda nodes: peak(graph, nodes))
+
+
+def peak(graph: Graph, nodes: Sequence[Node]) -> int:
     """Largest sum of bytes alive at one node, results of leaves not counted."""
     last: dict[Tensor, int] = {}
     for i, node in enumerate(nodes):
         for t in node.operands:
-            last[owner(t, free)] = i
+            last[owner(t)] = i
     live = most = 0
     ends: dict[int, int] = {}
-    kept = {owner(t, free) for t in graph.roots}
+    kept = {owner(t) for t in graph.roots}
     for i, node in enumerate(nodes):
-        if not free(node):
+        if not is_free(node):
             for r in node.results:
                 live += r.type.nbytes
                 if r not in kept:
@@ -58,15 +69,15 @@ def peak(graph: Graph, nodes: Sequence[Node], free: Callable[[Node], bool]) -> i
 def _edges(
     nodes: Sequence[Node], after: Sequence[tuple[Node, Node]]
 ) -> tuple[dict[int, list[Node]], dict[int, int]]:
+    """The nodes that wait for each node, and how many nodes each of them waits for."""
+    sources = {id(n): {id(t.node) for t in n.operands} for n in nodes}
+    for first, then in after:
+        sources[id(then)].add(id(first))
     followers: dict[int, list[Node]] = {id(n): [] for n in nodes}
-    waiting: dict[int, int] = {}
     for n in nodes:
-        sources = {id(t.node): t.node for t in n.operands}
-        sources.update({id(a): a for a, b in after if b is n})
-        waiting[id(n)] = len(sources)
-        for key in sources:
+        for key in sources[id(n)]:
             followers[key].append(n)
-    return followers, waiting
+    return followers, {key: len(found) for key, found in sources.items()}
 
 
 def _respect(nodes: Sequence[Node], after: Sequence[tuple[Node, Node]]) -> list[Node]:
@@ -75,21 +86,19 @@ def _respect(nodes: Sequence[Node], after: Sequence[tuple[Node, Node]]) -> list[
         return list(nodes)
     followers, waiting = _edges(nodes, after)
     place = {id(n): i for i, n in enumerate(nodes)}
-    pending = {place[id(n)]: n for n in nodes if waiting[id(n)] == 0}
+    ready = [i for i, n in enumerate(nodes) if waiting[id(n)] == 0]
     result = []
-    while pending:
-        n = pending.pop(min(pending))
+    while ready:
+        n = nodes[heappop(ready)]
         result.append(n)
         for f in followers[id(n)]:
             waiting[id(f)] -= 1
             if waiting[id(f)] == 0:
-                pending[place[id(f)]] = f
+                heappush(ready, place[id(f)])
     return result
 
 
-def _greedy(
-    graph: Graph, free: Callable[[Node], bool], after: Sequence[tuple[Node, Node]]
-) -> list[Node]:
+def _greedy(graph: Graph, after: Sequence[tuple[Node, Node]]) -> list[Node]:
     """Among nodes that may run, first what frees most; recompute clones as late as possible."""
     nodes = graph.nodes
     followers, waiting = _edges(nodes, after)
@@ -97,28 +106,36 @@ def _greedy(
     readers: dict[Tensor, set[int]] = {}
     for n in nodes:
         for t in n.operands:
-            readers.setdefault(owner(t, free), set()).add(id(n))
-    kept = {owner(t, free) for t in graph.roots}
-    ready = {id(n): n for n in nodes if waiting[id(n)] == 0}
+            readers.setdefault(owner(t), set()).add(id(n))
+    kept = {owner(t) for t in graph.roots}
+
+    def key(n: Node) -> tuple[bool, int, int]:
+        grows = sum(r.type.nbytes for r in n.results)
+        for t in {owner(t) for t in n.operands}:
+            if not is_free(t.node) and t not in kept and len(readers[t]) == 1:
+                grows -= t.type.nbytes
+        return (n.clone != 0 and grows > 0, grows, place[id(n)])
+
+    free: list[int] = []  # what computes nothing runs at once
+    ready: dict[int, Node] = {}
+
+    def admit(n: Node) -> None:
+        if is_free(n):
+            heappush(free, place[id(n)])
+        else:
+            ready[id(n)] = n
+
+    for n in nodes:
+        if waiting[id(n)] == 0:
+            admit(n)
     result: list[Node] = []
-
-    def key(n: Node) -> tuple:
-        if free(n):
-            return (0, -1 << 60, place[id(n)])
-        delta = sum(r.type.nbytes for r in n.results)
-        for t in {owner(t, free) for t in n.operands}:
-            if not free(t.node) and t not in kept and len(readers[t]) == 1:
-                delta -= t.type.nbytes
-        return (1 if n.clone and delta > 0 else 0, delta, place[id(n)])
-
-    while ready:
-        n = min(ready.values(), key=key)
-        del ready[id(n)]
+    while free or ready:
+        n = nodes[heappop(free)] if free else ready.pop(id(min(ready.values(), key=key)))
         result.append(n)
-        for t in {owner(t, free) for t in n.operands}:
+        for t in {owner(t) for t in n.operands}:
             readers[t].discard(id(n))
         for f in followers[id(n)]:
             waiting[id(f)] -= 1
             if waiting[id(f)] == 0:
-                ready[id(f)] = f
+                admit(f)
     return result

@@ -35,7 +35,8 @@ import numpy as np
 from staticgraph import arraytext
 from staticgraph.arraytext import digest, packed
 from staticgraph.errors import shorten
-from staticgraph.ir import CONSTANT, Graph, Node, Tensor, Variable
+from staticgraph.ir import CONSTANT, Graph, Node, Variable
+from staticgraph.tensor import Tensor
 from staticgraph.textreader import parse
 from staticgraph.types import TensorType
 

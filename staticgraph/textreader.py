@@ -15,8 +15,9 @@ import numpy as np
 
 from staticgraph import arraytext
 from staticgraph.errors import InputError, ParseError, StaticGraphError
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor, Variable
-from staticgraph.op import OPS
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Variable
+from staticgraph.registry import OPS
+from staticgraph.tensor import Tensor
 from staticgraph.types import DTYPES, LONG, TensorType
 
 _TOKEN = re.compile(
@@ -59,6 +60,8 @@ def parse(
     holds what the text names npy'key'; `source` is the file that messages and nodes point to.
     Raises ParseError with the line and a caret.
     """
+    if not isinstance(text, str):
+        raise ParseError(f"parse: needs the text of a graph, got {type(text).__name__}")
     return _Parser(text, variables or {}, arrays or {}, source).top()
 
 

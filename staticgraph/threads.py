@@ -17,6 +17,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from staticgraph.errors import InputError
+
 MOST_THREADS = 1024
 
 
@@ -50,15 +52,15 @@ def _quota() -> int:
 
 
 def check_threads(count: object, name: str = "threads") -> int:
-    """`count` as a valid number of threads."""
+    """`count` as a valid number of threads; InputError for anything else."""
     try:
         if isinstance(count, bool):
             raise TypeError
         number = int(count) if isinstance(count, str) else operator.index(count)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a whole number of threads, not {count!r}") from None
+        raise InputError(f"{name} must be a whole number of threads, not {count!r}") from None
     if not 1 <= number <= MOST_THREADS:
-        raise ValueError(f"{name} must be from 1 to {MOST_THREADS}, not {number}")
+        raise InputError(f"{name} must be from 1 to {MOST_THREADS}, not {number}")
     return number
 
 
@@ -74,7 +76,10 @@ caller = _Caller()
 
 
 def threads(count: int) -> AbstractContextManager[None]:
-    """Within the block, calls made by this thread use at most `count` threads each."""
+    """Within the block, calls made by this thread use at most `count` threads each.
+
+    Results do not depend on it. Raises InputError for what is no whole number from 1 on.
+    """
     return _budget(check_threads(count))
 
 

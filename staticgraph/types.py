@@ -72,6 +72,8 @@ def as_dtype(dtype: object) -> str:
         return LONG[dtype]
     if dtype is float:
         return DEFAULT_FLOAT
+    if dtype is None:  # NumPy would take it for float64
+        raise GraphTypeError(f"a dtype is needed, got None; the dtypes are {', '.join(DTYPES)}")
     try:
         name = np.dtype(dtype).name  # type: ignore[arg-type]
     except TypeError:
@@ -105,10 +107,12 @@ class TensorType:
 
     @property
     def ndim(self) -> int:
+        """Number of axes."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """Number of elements."""
         return prod(self.shape)
 
     @property
@@ -121,7 +125,11 @@ class TensorType:
 
 
 def spec(shape: object, dtype: object = DEFAULT_FLOAT) -> TensorType:
-    """The type of an argument, for `Function.lower`: `sg.spec((128, 784), "float32")`."""
+    """The type of an argument, to compile ahead of time: `f.lower(sg.spec((128, 784), "float32"))`.
+
+    Raises ShapeError for a shape that holds anything but ints >= 0, GraphTypeError for an unknown
+    dtype.
+    """
     return TensorType(as_dtype(dtype), as_shape(shape))
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from staticgraph.errors import InternalError, StaticGraphError
-from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Tensor, Variable
-from staticgraph.op import OPS
+from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Variable
+from staticgraph.registry import OPS
+from staticgraph.tensor import Tensor
 from staticgraph.text import bodies, digest, graph_text
 from staticgraph.types import DTYPES, TensorType
 

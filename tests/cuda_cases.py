@@ -26,11 +26,12 @@ from staticgraph import scalar as s
 from staticgraph.codegen import cuda, cudasinks
 from staticgraph.errors import GraphTypeError
 from staticgraph.ir import Graph, apply
-from staticgraph.op import OPS, Elementwise, add_op
+from staticgraph.op import Elementwise
+from staticgraph.registry import OPS, add_op
 from staticgraph.types import DTYPES, is_complex, is_float
 
 ops = sg.ops
-LOOSE = {"float32": 1e-5, "float64": 1e-12}
+LOOSE = {"float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ def ints(dtype, *shape):
     return lambda rng: [rng.integers(-50, 50, n).astype(dtype) for n in shape]
 
 
+def c64(*shape):
+    return lambda rng: [z.astype("complex64") for z in c128(*shape)(rng)]
+
+
+def c128(*shape):
+    return lambda rng: [rng.standard_normal(n) + 1j * rng.standard_normal(n) for n in shape]
+
+
 def layer_norm(x, w, b):
     mean = ops.mean(x, axis=-1, keepdims=True)
     centred = x - mean
@@ -94,7 +103,7 @@ def random_numbers(dtype: str):
     key = sg.random.fold_in(sg.random.key(7), 3)
     width = "uint32" if dtype == "float32" else "uint64"
     uniform = sg.random.uniform(key, (5, 31), dtype=dtype)
-    flips = sg.random.bernoulli(key, 0.3, (70,))
+    flips = sg.random.bernoulli(key, (70,), 0.3)
     return [
         sg.random.bits(key, (90,), width),
         uniform,
@@ -179,6 +188,28 @@ CASES: dict[str, Case] = {
     ),
     "depthwise": Case(lambda x, w: ops.conv2d(x, w, groups=4), f32((1, 4, 6, 6), (4, 1, 3, 3))),
     "pool": Case(lambda x: sg.grad(ops.sum(ops.max_pool2d(x, 2) ** 3), x), f32((2, 3, 6, 6))),
+    # complex numbers
+    "complex chain": Case(
+        lambda a, b: [
+            ops.log(a * b) / (a + 2j),
+            ops.abs(a),
+            ops.conj(a) - ops.imag(b),
+        ],
+        c64((5, 30), (30,)),
+        ptx=True,
+    ),
+    "complex sums": Case(
+        lambda a: [ops.sum(a, axis=0), ops.sum(a * a), ops.prod(a, axis=1), ops.mean(a, axis=1)],
+        c64((30, 6)),
+        small=True,
+        ptx=True,
+    ),
+    "complex product64": Case(lambda a, b: a @ ops.conj(b), c128((12, 20), (20, 11)), ptx=True),
+    "complex functions": Case(
+        lambda a, b: [ops.exp(a), ops.sin(a) * ops.tanh(b), a**b, ops.sign(a), ops.expm1(b)],
+        c128((40,), (40,)),
+    ),
+    "complex gradient": Case(gradients(lambda a: ops.sum(ops.abs(ops.sqrt(a)))), c64((40,))),
     # indices
     "gather": Case(
         lambda x, i: (lambda y: [y, sg.grad(ops.sum(ops.square(y)), x)])(ops.take(x, i, 0)),
@@ -259,7 +290,7 @@ for _dtype in DTYPES:
 
 def compare(name: str, got: np.ndarray, want: np.ndarray, exact: bool) -> None:
     assert got.dtype == want.dtype, f"{name}: {got.dtype}, not {want.dtype}"
-    if exact or want.dtype.kind != "f":
+    if exact or want.dtype.kind not in "fc":
         np.testing.assert_array_equal(got, want, err_msg=name)
         return
     finite = np.abs(want[np.isfinite(want)])

@@ -12,9 +12,11 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from staticgraph.ir import Node, Tensor
-from staticgraph.plan import Plan, Ref, Step, code_for, is_free
+from staticgraph.codegen.select import code_for
+from staticgraph.ir import Node
+from staticgraph.plan import Plan, Ref, Step
 from staticgraph.schedule import owner
+from staticgraph.tensor import Tensor
 from staticgraph.types import ITEMSIZE
 
 Token = int
@@ -112,7 +114,7 @@ class Replay:
 
     def value(self, t: Tensor) -> Token:
         """The token of a value; UNKNOWN where it was never computed or means nothing."""
-        return self.values.get(owner(t, is_free), UNKNOWN)
+        return self.values.get(owner(t), UNKNOWN)
 
     def holds(self, ref: Ref, t: Tensor) -> bool:
         token = self.value(t)

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from staticgraph import ops
 from staticgraph.ir import apply
-from staticgraph.op import OPS
+from staticgraph.registry import OPS
 
 N, WIDE, H = 2, 3, 4
 

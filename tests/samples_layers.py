@@ -11,7 +11,8 @@ from scipy import special
 
 from staticgraph import ops
 from staticgraph.ir import apply
-from staticgraph.op import OPS, constant
+from staticgraph.operands import constant
+from staticgraph.registry import OPS
 
 # `staticgraph.ops.random` is where these live; sg.random re-exports them.
 random = importlib.import_module("staticgraph.ops.random")
@@ -319,6 +320,9 @@ LOSS = [
     row("cross_entropy", lambda x, t, w: ops.cross_entropy(x, t, weight=w, ignore_index=2),
         [normal(4, 5), fixed([1, 2, 4, 1], "int64"), WEIGHT],
         lambda x, t, w: nll(special.log_softmax(x, 1), t, w, 2), label="weight"),
+    row("cross_entropy", lambda x, t, w: ops.cross_entropy(x, t, weight=w),
+        [normal(4, 5), positive(4, 5), WEIGHT],
+        lambda x, t, w: -(w * t * special.log_softmax(x, 1)).sum(1).mean(), label="soft-weight"),
     row("nll_loss", ops.nll_loss, [normal(4, 5), LABELS], lambda x, t: nll(x, t, np.ones(5))),
     row("nll_loss", lambda x, t: ops.nll_loss(x, t, ignore_index=-100),
         [normal(4, 5), fixed([1, -100, 4, 1], "int64")],
@@ -397,7 +401,7 @@ RANDOM = [
         lambda k: (1 + 2 * special.ndtri(unit(k, 50) + 0.5 / 2**24)).astype("float32"), 0),
     row("random.normal", lambda k: random.normal(k, (50,), dtype="float64"), KEY,
         lambda k: special.ndtri(((bits64(k, 50) >> np.uint64(11)) + 0.5) / 2**53), 0, "wide"),
-    row("random.bernoulli", lambda k: random.bernoulli(k, 0.3, (50,)), KEY,
+    row("random.bernoulli", lambda k: random.bernoulli(k, (50,), 0.3), KEY,
         lambda k: unit(k, 50) < np.float32(0.3), 0),
     row("random.randint", lambda k: random.randint(k, (50,), -3, 9), KEY,
         lambda k: np.array([(int(b) * 12 >> 64) - 3 for b in bits64(k, 50)]), 0),

@@ -10,7 +10,7 @@ from scipy import special
 
 from staticgraph import ops
 from staticgraph.ir import apply
-from staticgraph.op import OPS
+from staticgraph.registry import OPS
 
 A, B = (3, 4), (4,)
 SPECIAL = [0.0, -0.0, 1.5, -2.5, np.inf, -np.inf, np.nan]
@@ -23,6 +23,14 @@ def same(name, draws, oracle, **more):
 
 def sigmoid_tail(x):
     return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
+
+
+def _of_complex(function, x, y):
+    return abs(function(ops.complex_(x, y)) + (0.5 - 1j))
+
+
+def _by_numpy(function, x, y):
+    return abs(function(x + 1j * y) + (0.5 - 1j))
 
 
 SMOOTH = [
@@ -97,6 +105,11 @@ CASES = [
         lambda x: np.exp(-x * x / 2) / np.sqrt(2 * np.pi), 3),
     row("power", lambda x: x**2, normal(*A), lambda x: x**2, 3, "square"),
     row("power", lambda x: x**3, normal(*A), lambda x: x**3, 3, "cube"),
+    *(row(name, partial(_of_complex, getattr(ops, name)), [off_zero(*A), off_zero(*A)],
+          partial(_by_numpy, oracle), label="complex")
+      for name, oracle in (("exp2", np.exp2), ("expm1", np.expm1), ("log1p", np.log1p),
+                           ("log2", np.log2), ("log10", np.log10), ("acosh", np.arccosh),
+                           ("sign", lambda z: z / abs(z)))),
     row("power", lambda x: x**-1, off_zero(*A), lambda x: 1 / x, 3, "reciprocal"),
     row("power", lambda x: x**0.5, positive(*A), np.sqrt, 3, "root"),
     row("power", lambda x: x**-0.5, positive(*A), lambda x: x**-0.5, 3, "rsqrt"),

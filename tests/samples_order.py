@@ -7,7 +7,7 @@ from sampling import between, bools, distinct, fixed, ints, normal, row
 
 from staticgraph import ops
 from staticgraph.ir import apply
-from staticgraph.op import OPS
+from staticgraph.registry import OPS
 
 
 def best(x, k, key=lambda x: x, largest=True):

@@ -10,7 +10,7 @@ from sampling import distinct, fixed, ints, normal, positive, row
 from scipy import ndimage
 
 from staticgraph import ops
-from staticgraph.op import constant
+from staticgraph.operands import constant
 
 
 def last(x):

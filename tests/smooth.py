@@ -13,7 +13,7 @@ import mpmath as mp
 
 from staticgraph import ops
 from staticgraph.ir import apply
-from staticgraph.op import OPS
+from staticgraph.registry import OPS
 
 
 class Smooth(NamedTuple):

@@ -8,11 +8,12 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+import staticgraph as sg
 from staticgraph import interpret, ops, tree
 from staticgraph.archive import load_graph, save_graph
 from staticgraph.errors import InputError
 from staticgraph.ir import INPUT, Graph, Variable, apply, building
-from staticgraph.op import constant
+from staticgraph.operands import constant
 from staticgraph.types import spec
 
 Point = namedtuple("Point", ["x", "y"])
@@ -101,6 +102,23 @@ def test_extra_keeps_what_json_loses(graph, tmp_path):
     assert made == {"loss": 10, "parts": [(20, None), (30, 40)]}
     assert made["parts"][1]._fields == ("x", "y")
     assert repr(back) == repr({**extra, "size": 3})
+
+
+def test_a_function_comes_back_with_the_form_of_its_results(tmp_path):
+    x = sg.input("x", (2,))
+    results = {"sum": x.sum(), "parts": (x + 1, [x, None], Point(x * 2, x * 3))}
+    fn = sg.compile({1: x, **results})
+    fn.save(tmp_path / "fn.sg")
+    made = sg.load(tmp_path / "fn.sg")(np.ones(2, "f"))
+    assert list(made) == [1, "sum", "parts"]
+    assert made["sum"] == 2
+    assert [v.tolist() for v in (made[1], made["parts"][0], made["parts"][1][0])] == [
+        [1, 1],
+        [2, 2],
+        [1, 1],
+    ]
+    assert made["parts"][1][1] is None
+    assert made["parts"][2].y.tolist() == [3, 3]
 
 
 def test_extra_refuses_what_it_cannot_keep(graph, tmp_path):

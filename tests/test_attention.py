@@ -82,12 +82,38 @@ def test_the_scores_are_never_in_memory():
     assert fn.memory.peak_bytes + 2 * fn.memory.scratch_bytes < 12_000_000
 
 
-def test_a_row_that_sees_nothing_is_not_a_number():
-    q, k, v = (sg.input(name, (3, 4)) for name in "qkv")
+@pytest.mark.parametrize("kind", ["bool", "float64"])
+def test_a_row_that_sees_nothing_is_zero_and_moves_nothing(kind):
+    """As PyTorch; to the other rows, and to every derivative, it is as if it were not there."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((3, 4)) for _ in range(3)]
     mask = np.array([[True, True, False], [False] * 3, [True] * 3])
-    got = sg.compile(attention(q, k, v, mask), [q, k, v])(*np.ones((3, 3, 4), "f"))
-    assert np.isnan(got[1]).all()
-    assert np.isfinite(got[[0, 2]]).all()
+    others = np.array([0, 2])
+
+    def derivatives(rows):
+        q, k, v = (sg.input(name, (3, 4), "float64") for name in "qkv")
+        seen = mask if kind == "bool" else np.where(mask, 0, -np.inf)
+        y = attention(q[rows], k, v, seen[rows])
+        first = sg.grad((y * y * y).sum(), [q, k, v])
+        second = sg.grad(sg.ops.add_n([(g * g).sum() for g in first]), [q, k, v])
+        return sg.compile([y, *first, *second], [q, k, v])(*arrays)
+
+    y, *rest = derivatives(np.arange(3))
+    want, *wanted = derivatives(others)
+    assert not y[1].any()
+    np.testing.assert_allclose(y[others], want, rtol=1e-12)
+    for a, b in zip(rest, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_no_keys():
+    q, k, v = (sg.input(n, (2, m, 3)) for n, m in (("q", 4), ("k", 0), ("v", 0)))
+    y = attention(q, k, v)
+    got = sg.compile([y, *sg.grad(y.sum(), [q, k])], [q, k, v])
+    y, dq, dk = got(*(np.ones(t.shape, "f") for t in (q, k, v)))
+    assert (y.shape, dk.shape) == ((2, 4, 3), (2, 0, 3))
+    assert not y.any()
+    assert not dq.any()
 
 
 def test_dropout_and_scale():

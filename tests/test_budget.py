@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import staticgraph as sg
-from staticgraph import budget
+from staticgraph import budget, count
+from staticgraph.bytesize import budget_bytes
 from staticgraph.passes.remat import STRATEGIES
 
 ops = sg.ops
@@ -150,19 +151,111 @@ def test_a_policy_of_ones_own():
         np.testing.assert_array_equal(a, b)
 
 
-def nonsense(dag, budget):
-    return [len(dag) - 1]
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda dag: [len(dag) - 1], r"policy 'mine': step 0 runs .* before its input"),
+        (lambda dag: range(len(dag) - 1), r"policy 'mine': output .* is never computed"),
+        (lambda dag: [*range(len(dag)), len(dag)], "policy 'mine': .* the nodes are 0.."),
+        (lambda dag: reversed(range(len(dag))), "policy 'mine': must return the numbers"),
+        (lambda dag: list(reversed(range(len(dag)))), "policy 'mine': .* before its input"),
+        (lambda dag: None, "policy 'mine': must return the numbers of the nodes .* NoneType"),
+        (lambda dag: "abc", "policy 'mine': must return the numbers of the nodes .* str 'abc'"),
+        (lambda dag: [0.5] * len(dag), "policy 'mine': must return the numbers"),
+    ],
+)
+def test_wrong_answers_of_a_policy(answer, says):
+    def mine(dag, budget):
+        return answer(dag)
+
+    outputs, inputs = layers(3, 32, 16)
+    with pytest.raises(sg.StaticGraphError, match=says):
+        sg.compile(outputs, inputs, memory_budget="90%", policy=mine)
 
 
-def test_wrong_policies():
-    outputs, inputs = layers(4)
-    with pytest.raises(sg.BudgetError, match="policy is a function"):
-        sg.compile(outputs, inputs, memory_budget="50%", policy="clever")
-    with pytest.raises(sg.StaticGraphError, match="before its input"):
-        sg.compile(outputs, inputs, memory_budget="50%", policy=nonsense)
+def test_what_a_policy_sees():
+    seen = []
+
+    def mine(dag, budget):
+        seen.append((dag, budget))
+        return range(len(dag))
+
+    outputs, inputs = layers(3, 32, 16)
+    whole = sg.compile(outputs, inputs)
+    with pytest.raises(sg.BudgetError):
+        sg.compile(outputs, inputs, memory_budget="60%", policy=mine)
+    dag = seen[0][0]
+    assert all(b <= whole.memory.peak_bytes for _, b in seen)
+    # Three products of 32 x 16 by 16 x 16 forward, and two of each in the derivative.
+    assert max(dag.flops) >= 2 * 32 * 16 * 16
+    assert sum(dag.flops) >= count.total(whole.optimized).flops
+    assert {place.split(":")[0] for place in dag.where} == {"test_budget.py"}
+    assert min(dag.cost) > 0
+    assert set(dag.size) <= {0, 32 * 16 * 4}
 
 
-@pytest.mark.parametrize("wrong", ["plenty", -5, 1.5, True, "12 parsecs", "%"])
+def test_a_policy_that_ignores_the_budget():
+    def mine(dag, budget):
+        return range(len(dag))
+
+    outputs, inputs = layers(3, 32, 16)
+    with pytest.raises(sg.BudgetError, match="the least that policy 'mine' reaches is"):
+        sg.compile(outputs, inputs, memory_budget="60%", policy=mine)
+
+
+@pytest.mark.parametrize("wrong", ["clever", 5, None, lambda dag: dag])
+def test_wrong_policies(wrong):
+    outputs, inputs = layers(3, 32, 16)
+    with pytest.raises(sg.BudgetError, match=r"policy is a function \(dag, budget\) or one of"):
+        sg.compile(outputs, inputs, memory_budget="50%", policy=wrong)
+
+
+def test_branches_are_counted_with_what_they_hold():
+    """Results of a cond are live as long as each is read; its temporaries while it runs."""
+    x, p = sg.input("x", (64, 64)), sg.input("p", (), "bool")
+    ws = [sg.input(f"w{k}", (64, 64)) for k in range(4)]
+    h = x
+    for w in ws:
+        h = sg.cond(p, lambda a, w=w: ops.sin(a @ w) * a, lambda a: ops.exp(-a), ops.tanh(h))
+    loss = (h * h).mean()
+    outputs, inputs = [loss, *sg.grad(loss, [x, *ws])], [x, *ws, p]
+    whole = sg.compile(outputs, inputs)
+    fn = sg.compile(outputs, inputs, memory_budget="80%")
+    assert fn.memory.peak_bytes <= 0.8 * whole.memory.peak_bytes
+    given = arrays(inputs[:-1])
+    for flag in (True, False):
+        for a, b in zip(fn(*given, flag), whole(*given, flag), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_budget_holds_for_the_checks_of_numbers_too():
+    outputs, inputs = layers(6, 64, 32)
+    whole = sg.compile(outputs, inputs, check_numerics=True)
+    fn = sg.compile(outputs, inputs, check_numerics=True, memory_budget="70%")
+    assert fn.memory.peak_bytes <= 0.7 * whole.memory.peak_bytes
+    given = arrays(inputs)
+    for a, b in zip(fn(*given), whole(*given), strict=True):
+        np.testing.assert_array_equal(a, b)
+    given[1][0, 0] = np.nan
+    with pytest.raises(sg.NumericError):
+        fn(*given)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (40, 40), (np.int64(7), 7), (0, 0), ("40 %", 400), ("40%", 400), ("120MB", 120_000_000),
+        ("0.5GiB", 1 << 29), (".5 KiB", 512), ("12", 12), (" 3 b ", 3),
+    ],
+)  # fmt: skip
+def test_what_a_budget_means(budget, expected):
+    assert budget_bytes("compile", budget, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["plenty", "", "-1", "1e3", "inf", "nan%", -5, 1.5, True, float("nan"), "12 parsecs", "%", ()],
+)
 def test_wrong_budgets(wrong):
     with pytest.raises(sg.BudgetError, match="memory_budget is a number of bytes or a text"):
         sg.compile(sg.input("x", (3,)) * 2, memory_budget=wrong)

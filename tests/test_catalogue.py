@@ -8,7 +8,7 @@ import pytest
 
 import staticgraph as sg
 from staticgraph import ops
-from staticgraph.op import OPS
+from staticgraph.registry import OPS
 
 HERE = Path(__file__).parent
 with (HERE / "catalogue.csv").open(newline="", encoding="utf-8") as file:
@@ -26,6 +26,19 @@ def test_public_functions_are_documented():
     assert [n for n in ops.__all__ if len((getattr(ops, n).__doc__ or "").strip()) < 12] == []
     assert sorted(ops.__all__) == sorted(set(ops.__all__))
     assert all(callable(getattr(sg.ops, n)) for n in ops.__all__)
+
+
+@pytest.mark.parametrize("file", ["shape", "create", "index", "conv", "pooling", "reduce", "scan"])
+def test_docstrings_say_what_users_ask(file):
+    """Gradient and errors, or which function has the same."""
+    module = importlib.import_module(f"staticgraph.ops.{file}")
+    docs = {n: getattr(ops, n).__doc__ for n in ops.__all__ if hasattr(module, n)}
+    of_file = {n: d for n, d in docs.items() if getattr(ops, n).__module__ == module.__name__}
+    assert of_file
+    same = ("same as", "as `", "array API name")
+    for name, doc in of_file.items():
+        words = [w for w in ("radient", "aise") if w not in doc and not any(s in doc for s in same)]
+        assert words == [], name
 
 
 def test_ops_md_is_what_the_registry_says():

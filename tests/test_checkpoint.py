@@ -1,5 +1,7 @@
 """checkpoint: less memory as measured, the same bits, and nothing that undoes it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -168,3 +170,99 @@ def test_nestings_keywords_and_closures():
     assert (gx.tolist(), gw.tolist()) == ([6, 8], [2, 4])
     with pytest.raises(sg.GraphTypeError, match="tensors, returned str"):
         sg.checkpoint(lambda a: "no")(x)
+
+
+# ---------------------------------------------------------------------------- with a budget
+
+
+def kept_bytes(graph):
+    """Bytes of forward values that copies of each region read, but those that regions read."""
+    held = {}
+    for n in graph.nodes:
+        source = n.operands[0] if n.op.name == "late" else None
+        if source is not None and source.node.op.name in ("matmul", "tanh", "silu", "sin"):
+            held.setdefault(n.clone, set()).add(source)
+    return {clone: sum(t.type.nbytes for t in values) for clone, values in held.items()}
+
+
+def test_a_region_keeps_what_its_budget_allows():
+    _, whole = measured(lambda f: f)
+    one = ROWS * WIDTH * 4
+    peaks = []
+    for kept in range(5):
+        wrap = sg.checkpoint(memory_budget=kept * one)
+        x, _, loss, grads = deep(wrap)
+        found = kept_bytes(sg.passes.inline(sg.Graph([x], [loss, *grads])))
+        # The first layer has no gradient of its input to compute, so it may keep less.
+        assert max(found.values(), default=0) == kept * one
+        assert list(found.values()).count(kept * one) >= (LAYERS - 1 if kept else 0)
+        f, values = measured(wrap)
+        peaks.append(f.memory.peak_bytes)
+        for a, b in zip(values, whole, strict=True):
+            np.testing.assert_array_equal(a, b)
+    # Each value more that a region may keep is one more of each layer at the end of the forward
+    # pass; the last one's place may serve its own computation.
+    for less, more in pairwise(peaks):
+        assert (LAYERS - 2) * one <= more - less <= LAYERS * one
+
+
+def test_what_costs_most_is_kept():
+    x, w = sg.input("x", (64, 64)), sg.input("w", (64, 64))
+    y = sg.checkpoint(lambda a: ops.tanh(ops.sin(a @ w) * a) * a, memory_budget=64 * 64 * 4)(x)
+    graph = sg.passes.inline(sg.Graph([x, w], sg.grad((y * y).sum(), [x, w])))
+    assert sum(n.op.name == "matmul" for n in graph.nodes) == 3, "one forward, two of the gradient"
+    assert sum(n.op.name == "tanh" for n in graph.nodes) == 2
+
+
+@pytest.mark.parametrize("budget", [0, 24, 48, "50%", "100%"])
+def test_any_order_within_a_budget(budget):
+    x, p = sg.input("x", (3,), "float64"), sg.input("p", (), "bool")
+    a = np.array([0.1, 0.2, 0.3])
+    plain = sg.Graph([x, p], value_and_grads(lambda f: f, x, p))
+    made = value_and_grads(sg.checkpoint(memory_budget=budget), x, p)
+    graph = verify(sg.Graph([x, p], made))
+    assert sg.parse(str(graph)) == graph
+    for flag in (True, False):
+        for b, c in zip(
+            run(plain, [a, np.array(flag)]), run(graph, [a, np.array(flag)]), strict=True
+        ):
+            np.testing.assert_allclose(c, b, rtol=1e-12)
+
+
+def noisy(wrap, x, w, p):
+    """Regions with dropout, a branch and views, and a region within each."""
+    inner = wrap(lambda a, u: ops.silu(a @ u))
+
+    def block(a, w):
+        a = ops.dropout(inner(a, w), 0.4, key=sg.random.key(3))
+        a = sg.cond(p, lambda: ops.sin(a) @ w, lambda: ops.exp(-a))
+        return ops.tanh(a.T.reshape(a.shape) * a)
+
+    block = wrap(block)
+    h = x
+    for u in w:
+        h = block(h, u)
+    loss = (h * h).mean()
+    return [loss, *sg.grad(loss, [x, *w])]
+
+
+def test_a_region_within_a_whole_budget():
+    x, p = sg.input("x", (64, 64)), sg.input("p", (), "bool")
+    w = [sg.input(f"w{k}", (64, 64)) for k in range(4)]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((64, 64)).astype("f") * s for s in (1, *4 * (0.1,))]
+    plain = sg.compile(noisy(lambda f: f, x, w, p), [x, *w, p])
+    made = noisy(sg.checkpoint(memory_budget="40%"), x, w, p)
+    free = sg.compile(made, [x, *w, p])
+    tight = sg.compile(made, [x, *w, p], memory_budget="80%")
+    assert tight.memory.peak_bytes <= 0.8 * free.memory.peak_bytes
+    for flag in (True, False):
+        for f in (free, tight):
+            for a, b in zip(f(*arrays, flag), plain(*arrays, flag), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("wrong", ["plenty", -5, 1.5, True, float("nan")])
+def test_wrong_budgets_of_a_region(wrong):
+    with pytest.raises(sg.BudgetError, match="checkpoint: memory_budget is a number of bytes or"):
+        sg.checkpoint(lambda a: a, memory_budget=wrong)

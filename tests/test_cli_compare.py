@@ -9,7 +9,7 @@ from clitools import invoke, made_up, models  # noqa: F401  a fixture
 from scipy import stats as scipy_stats
 
 from staticgraph.cli import verdicts
-from staticgraph.cli.comparison import compare_files, difference, kernel_changes
+from staticgraph.cli.comparison import compare, compare_files, difference, kernel_changes
 from staticgraph.cli.problems import Problem
 
 # ------------------------------------------------------------------------------ exact intervals
@@ -338,3 +338,12 @@ def test_a_side_that_fails_ends_the_comparison():
     result = invoke("compare", "mlp.py:step", "mlp.py:stp", "--quick")
     assert result.exit_code == 2
     assert "did you mean 'step'?" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("models")
+def test_a_model_is_neither_faster_nor_slower_than_itself():
+    """Live, in fresh processes. One comparison in a hundred may err, two of two do not."""
+    found = [compare("mlp.py:step", "mlp.py:step", rounds=8, seconds=0.05) for _ in range(2)]
+    assert not any(made.differences for made in found)
+    assert not all(made.verdict in ("faster", "slower") for made in found)

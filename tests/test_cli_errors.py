@@ -16,12 +16,12 @@ ERRORS = [
     ("profil mlp.py:step", 2, "No such command 'profil'. Did you mean 'profile'?"),
     ("memory mlp.py:step --sord time", 2, "No such option '--sord'."),
     ("profile mlp.py:step --sorted time", 2, "'--sort'"),
-    ("profile mlp.py:step --sort best", 2, "'best' is not one of 'time', 'waste', 'bytes'"),
+    ("profile mlp.py:step --sort best", 2, "--sort best: no such word; did you mean 'bytes'?"),
     ("bench", 2, "Missing argument 'MODEL'."),
     ("profile mlp.py:step --quick --rigorous", 2, "--quick and --rigorous exclude each other"),
     ("profile mlp.py:step --warmup soon", 2, "--warmup soon: write auto or a number of runs"),
     ("profile mlp.py:step --time soon", 2, "--time soon: write a number with a unit"),
-    ("cache burn", 2, "'burn' is not one of 'ls', 'stats', 'clear'"),
+    ("cache burn", 2, "action burn: no such word; there is ls, stats, clear"),
     # naming
     (
         "memory mlp.py:stp",
@@ -38,7 +38,7 @@ ERRORS = [
     ("memory model.onnx", 1, "ONNX files are not read"),
     ("memory bad.sg", 1, "bad.sg:"),
     ("memory text.txt:x", 2, "text.txt is neither Python, nor a saved function, nor a .sg graph"),
-    ("memory mlp.py:strange", 2, "mlp.py:strange is str; a model is a compiled function"),
+    ("memory mlp.py:strange", 2, "mlp.py:strange returned 'no model' (str); a model is"),
     # the user's own code
     (
         "memory mlp.py:broken",
@@ -106,6 +106,7 @@ ERRORS = [
     ("memory mlp.py:step --fail-if paek>1", 2, "no 'paek'; did you mean 'peak'? (also: lower_"),
     ("profile mlp.py:step --fail-if k3.rof<1", 2, "no 'k3.rof'; did you mean 'k#.roof'?"),
     # profiles
+    ("compare none.sgprof other.sgprof", 2, "there is no file none.sgprof"),
     ("show none.sgprof", 2, "there is no file none.sgprof"),
     ("show text.txt", 2, "text.txt is not JSON"),
     (

@@ -91,7 +91,7 @@ def test_own_inputs_yield_to_those_asked_for():
     _, (a, b), model = outputs(model="mlp.py:pair", inputs=("a=:zeros",))
     assert not a.any()
     assert b.all()
-    assert model.origins == ["random, seed 0", "the model's own"]
+    assert model.origins == ["zeros", "the model's own"]
 
 
 def test_methods():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from clitools import invoke, models  # noqa: F401  (a fixture)
 
+from staticgraph import budget
 from staticgraph.passes.remat import STRATEGIES
 from staticgraph.study import Study
 
@@ -46,7 +47,8 @@ def dag(**changed):
 def test_a_model_is_planned_and_measured(net):
     result = invoke(
         "pareto", net, "--budgets", "100%,70%", "--strategies", "dtr,keep-all",
-        "--json", "s.json", "--csv", "s.csv", "--svg", "s.svg",
+        "--json", "s.json", "--csv", "s.csv", "--svg", "s.svg", "--png", "s.png",
+        "--html", "s.html",
     )  # fmt: skip
     assert result.exit_code == 0
     made = Study.from_json(Path("s.json").read_text())
@@ -55,6 +57,8 @@ def test_a_model_is_planned_and_measured(net):
     assert made.points[1].allocated <= 0.7 * made.peak
     assert len(Path("s.csv").read_text().splitlines()) == 5
     ET.parse("s.svg")
+    assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("s.html").read_text().count("<svg") == 5
     assert sum(line.startswith("keep-all") for line in result.stdout.splitlines()) == 2
     assert "no plan" in result.stdout
 
@@ -147,6 +151,47 @@ def test_memory_sweeps_budgets(net):
     assert [p["status"] for p in points] == ["ok"]
     shown = invoke("memory", net, "--sweep-budget", "100%")
     assert "recomputed" in shown.stdout
+
+
+def test_why_a_value_is_computed_again(models):  # noqa: F811
+    (models / "dag.json").write_text(dag())
+    result = invoke(
+        "pareto", "dag.json", "--budgets", "6,8", "--strategies", "best",
+        "--explain", "a", "--explain", "1", "--at", "6",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "a: 2B, computed 2 times" in result.stdout
+    assert "b: 3B, kept" in result.stdout
+
+
+def test_why_of_no_such_value(models):  # noqa: F811
+    (models / "dag.json").write_text(dag())
+    result = invoke(
+        "pareto", "dag.json", "--budgets", "6,8", "--strategies", "best", "--explain", "z",
+        "--json", "s.json",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --explain: no value is named 'z'")
+    assert result.stderr.count("\n") == 1
+    assert Study.from_json(Path("s.json").read_text()).points
+
+
+def test_memory_draws_the_plan_as_it_is(net):
+    result = invoke("memory", net, "--svg", "m.svg", "--html", "m.html", "--explain", "0")
+    assert result.exit_code == 0
+    assert "live memory" in "".join(ET.parse("m.svg").getroot().itertext())
+    assert Path("m.html").read_text().count("<svg") == 3
+    assert ", kept; held at steps 0.." in result.stdout
+
+
+def test_memory_draws_what_a_budget_computes_again(net, monkeypatch):
+    monkeypatch.setattr(budget, "PATIENCE", 0.5)
+    monkeypatch.setattr(budget, "RUNGS", 6)
+    result = invoke("memory", net, "--memory-budget", "70%", "--svg", "-", "--picture", "grid")
+    assert result.exit_code == 0
+    assert "best within" in result.stdout
+    assert "0 of " not in result.stdout
+    assert "computed again" in result.stdout
 
 
 def test_memory_refuses_wrong_budgets(net):

@@ -16,7 +16,7 @@ from models import GRAPHS, layer_norm_gelu
 import staticgraph as sg
 from staticgraph.ir import Graph
 from staticgraph.passes import PIPELINES, guard
-from staticgraph.plan import build
+from staticgraph.planner import build
 
 ops = sg.ops
 x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86 assembly")

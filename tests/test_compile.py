@@ -6,6 +6,8 @@ import concurrent.futures
 import gc
 import re
 import resource
+import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -90,6 +92,22 @@ def test_arguments_of_any_layout(rng):
     assert fn(np.ones((6, 5), "int8")).dtype == np.float32
 
 
+def test_leaves_hold_what_they_are_given():
+    """Bytes in another order, views and lists of complex numbers: as NumPy reads them."""
+    base = np.arange(12).reshape(3, 4)
+    for given in (base.astype(">f4"), base.astype("f")[:, ::2], np.asfortranarray(base, "f")):
+        for leaf in (sg.constant(given), sg.variable(given)):
+            assert leaf.dtype == np.float32
+            np.testing.assert_array_equal(sg.compile(leaf + 0.0)(), given)
+    for leaf in (sg.constant([1j]), sg.variable([1j])):
+        assert leaf.dtype == np.complex64
+    kept = np.ones(3, "f")
+    leaves = sg.constant(kept), sg.variable(kept)
+    kept[:] = 5.0
+    np.testing.assert_array_equal(sg.compile(leaves[0] + leaves[1])(), 2.0)
+    assert sg.constant(np.array(300), "int8").dtype == np.int8  # an array wraps, as .astype() does
+
+
 def test_a_result_is_never_overwritten(rng):
     x = sg.input("x", (300, 300))
     fn = sg.compile(x + 1.0)
@@ -117,6 +135,18 @@ def test_out_writes_where_asked(rng):
     for bad in ([np.empty((8, 8)), out[1]], np.empty((8, 8), "f"), [np.empty((8, 7), "f"), out[1]]):
         with pytest.raises(sg.InputError):
             fn(a, out=bad)
+
+
+def test_out_takes_no_memory_twice(rng):
+    x = sg.input("x", (4,))
+    fn = sg.compile([x + 1.0, x * 2.0])
+    room = np.empty(7, "f")
+    for bad in ([room[:4], room[:4]], [room[3:], room[:4]]):
+        with pytest.raises(sg.InputError, match="share no memory with each other"):
+            fn(rows(rng, 4), out=bad)
+    room = np.empty(8, "f")
+    fn(np.ones(4, "f"), out=[room[4:], room[:4]])
+    np.testing.assert_array_equal(room, 2.0)
 
 
 def test_updates_see_the_values_of_the_start():
@@ -187,6 +217,59 @@ def test_function_arguments_that_select():
         f(x)
 
 
+def test_function_on_tensors_is_part_of_the_graph_around_it():
+    @sg.function
+    def square(x):
+        return x * x
+
+    @sg.function
+    def slope(x, n=3):
+        return sg.grad(square(square(x)).sum(), x) if n else square(x)
+
+    np.testing.assert_array_equal(slope(np.array([1, 2], "f")), [4, 32])
+    assert square.compiled == {}
+
+
+def test_function_as_a_method():
+    class Model:
+        def __init__(self, scale):
+            self.w = sg.variable(np.full(2, scale, "f"))
+
+        @sg.function
+        def apply(self, x):
+            return x * self.w
+
+    one, two = Model(1), Model(2)
+    for model, value in ((one, 3), (two, 6), (one, 3)):
+        np.testing.assert_array_equal(model.apply(np.full(2, 3, "f")), [value, value])
+    assert one.apply is one.apply
+    assert len(one.apply.compiled) == 1
+
+
+def test_function_arguments_with_any_keys():
+    @sg.function
+    def f(a, a_0):
+        return a[0]["layer/w"] + a[0]["layer w"] * a_0
+
+    x = np.ones(2, "f")
+    np.testing.assert_array_equal(f([{"layer/w": x, "layer w": 2 * x}], 3 * x), [7, 7])
+    (made,) = f.compiled.values()
+    assert made.names == ["a_0_layer_w", "a_0_layer_w_", "a_0"]
+
+
+def test_python_integers_must_fit():
+    fn = sg.compile(sg.input("n", (2,), "uint8"))
+    assert fn([0, 255]).tolist() == [0, 255]
+    for wrong in ([-1, 3], [256, 3]):
+        with pytest.raises(sg.InputError) as caught:
+            fn(wrong)
+        assert (
+            caught.value.summary == f"call: input 'n' is u8[2]; {wrong[0]} is out of range for it"
+        )
+    with pytest.raises(sg.InputError, match="int64 does not cast to uint8"):
+        fn(np.array([1, 2]))
+
+
 def test_save_and_load(tmp_path, rng):
     x = sg.input("x", (3, 4))
     w = sg.variable(rows(rng, 4, 2), name="w")
@@ -229,6 +312,27 @@ def test_concurrent_calls(rng):
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))
+
+
+def test_functions_lock_variables_in_one_order():
+    """Whatever the order in which they read them: else two threads could wait for each other."""
+    a, b = (sg.variable(np.zeros(3, "f"), name=n) for n in "ab")
+    functions = [sg.compile(a - b), sg.compile(b - a)]
+    waiting_with_nothing = []
+    for held, other in ((a, b), (b, a)):
+        with held.lock:
+            calls = [threading.Thread(target=fn, daemon=True) for fn in functions]
+            for call in calls:
+                call.start()
+            time.sleep(0.05)  # until they wait for the lock that is held
+            free = other.lock.acquire(blocking=False)
+            if free:
+                other.lock.release()
+        for call in calls:
+            call.join(timeout=60)
+            assert not call.is_alive()
+        waiting_with_nothing.append(free)
+    assert any(waiting_with_nothing)
 
 
 def test_concurrent_updates_do_not_mix():

@@ -156,6 +156,28 @@ def test_second_derivative_of_norms_at_0_is_finite(build):
     np.testing.assert_array_equal(second(build, [0.0, 0.0]), 0)
 
 
+def test_logarithm_of_no_sum():
+    (x,) = inputs_for([np.ones((2, 0))])
+    y = ops.logsumexp(x, 1)
+    value, gradient = sg.compile([y, *grad(ops.sum(y), [x])])(np.ones((2, 0)))
+    np.testing.assert_array_equal(value, [-np.inf, -np.inf])
+    assert gradient.shape == (2, 0)
+
+
+def test_deviation_of_equal_numbers_has_no_gradient():
+    a = np.array([[2.0, 2, 2], [1, 2, 4]])
+    (x,) = inputs_for([a])
+    got = sg.compile(grad(ops.sum(ops.std(x, 1)), x))(a)
+    b = a[1] - a[1].mean()
+    np.testing.assert_allclose(got, [[0, 0, 0], b / 3 / a[1].std()], atol=1e-15)
+
+
+def test_gains_of_weight_norm_in_the_shape_of_the_weights(rng):
+    v, g = rng.standard_normal((3, 4, 2)), rng.standard_normal(4)
+    flat, wide = sg.compile([ops.weight_norm(v, g, 1), ops.weight_norm(v, g[None, :, None], 1)])()
+    np.testing.assert_array_equal(flat, wide)
+
+
 def test_straight_through_derives_its_proxy_again():
     f = ops.straight_through(ops.sign, lambda x: x * x * x)
     np.testing.assert_allclose(second(f, [2.0, -1.0]), [12, -6])
@@ -203,6 +225,9 @@ EMPTY = {
     "squared_norm": (ops.squared_norm, (0,), ()),
     "normalize": (ops.normalize, (3, 0), (3, 0)),
     "gram_matrix": (lambda x: ops.gram_matrix(x, True), (2, 0), (2, 2)),
+    "prod": (lambda x: ops.prod(x, 0), (0, 3), (3,)),
+    "softmax": (ops.softmax, (2, 0), (2, 0)),
+    "log_softmax": (lambda x: ops.log_softmax(x, 0), (0, 3), (0, 3)),
     "softplus of a number": (ops.softplus, (), ()),
     "vector_norm of a number": (ops.vector_norm, (), ()),
     "soft_margin_loss of one": (lambda x: ops.soft_margin_loss(x, 1.0), (1,), ()),

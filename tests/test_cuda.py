@@ -11,14 +11,27 @@ import sys
 from pathlib import Path
 
 import cuda_cases
+import mpmath as mp
 import numpy as np
 import pytest
 from cuda_cases import CASES, STORIES
 
 import staticgraph as sg
-from staticgraph import cudarun
+from staticgraph import cudacomplex, cudarun
 from staticgraph.codegen.cudaselect import cuda_code
+from staticgraph.primitives import PRIMS
 
+#: the functions of floats that those of complex numbers are made of, by NumPy
+REAL = {
+    name: getattr(np, name)
+    for name in ("multiply", "hypot", "abs", "expm1", "log1p", "exp", "sin", "cos", "arctan2")
+}
+REAL["atan2"] = REAL.pop("arctan2")
+#: where NumPy loses digits near 0
+NEAR_ZERO = {
+    "log1p": lambda z: complex(mp.log(1 + mp.mpc(z))),
+    "expm1": lambda z: complex(mp.expm1(mp.mpc(z))),
+}
 HERE = Path(__file__).parent
 PTX_CASES = [name for name, case in CASES.items() if case.ptx]
 
@@ -177,8 +190,26 @@ def test_one_error_where_there_is_nothing():
     ), ran.stderr
 
 
-def test_complex_numbers_are_refused():
-    x = sg.input("x", (3,), "complex64")
-    node = sg.ops.exp(x).node
-    with pytest.raises(sg.TargetError, match="has no complex numbers, got c64"):
-        cuda_code(node, "exp")
+def test_what_has_no_kernel_is_refused():
+    x = sg.input("x", (4,), "complex64")
+    node = sg.ops.fft(x).node
+    with pytest.raises(sg.TargetError, match="target='cuda' has no kernel for it"):
+        cuda_code(node, "fft")
+
+
+# ---------------------------------------------------------------------------- complex numbers
+
+
+@pytest.mark.parametrize("name", cudacomplex.functions(complex, float, REAL, lambda f: f))
+def test_complex_functions_as_a_device_computes_them(name):
+    """The formulas run as Python, with NumPy's functions of floats for those of libdevice."""
+    function = cudacomplex.functions(np.complex128, np.float64, REAL, lambda f: f)[name]
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal(40) + 1j * rng.standard_normal(40)
+    points = [*points, *(1e-9 * points[:5]), *(1e9 * points[:5]), 0.5 + 0j, -0.5j]
+    with np.errstate(all="ignore"), mp.workdps(40):
+        for k, x in enumerate(points):
+            operands = [np.complex128(x), np.complex128(points[k - 7])][: PRIMS[name].arity]
+            want = NEAR_ZERO.get(name, PRIMS[name].numpy)(*operands)
+            if np.isfinite(want):
+                np.testing.assert_allclose(function(*operands), want, rtol=1e-10, err_msg=str(x))

@@ -74,6 +74,31 @@ def test_straight_through_and_constants():
     assert sg.compile(sg.grad(twice(x, 3).sum(), x), [x])(np.zeros(3, "f")).tolist() == [9, 9, 9]
 
 
+@sg.custom_gradient
+def clipped(x):
+    """A square whose gradient is clipped: not linear in the cotangent, so no forward sweep."""
+    return x * x, lambda g: ops.clip(g * x * 2.0, -1.0, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+@pytest.mark.parametrize("wrap", [lambda f: f, sg.checkpoint], ids=["plain", "checkpoint"])
+def test_a_rule_that_is_not_linear(shape, wrap):
+    x, p = sg.input("x", shape, "float64"), sg.input("p", (), "bool")
+    y = sg.cond(p, lambda: wrap(clipped)(x).sum(), lambda: x.sum())
+    slope, curve = sg.grad(y, x), sg.hvp(y, x, np.full(shape, 3.0))
+    table = sg.jacobian(ops.stack([y, y * 0.5, y, y]), x)
+    fn = sg.compile([slope, curve, table], [x, p])
+    for value, first, second in ((0.25, 0.5, 6.0), (5.0, 1.0, 0.0)):
+        made = fn(np.full(shape, value), True)
+        np.testing.assert_allclose(made[0], np.full(shape, first))
+        np.testing.assert_allclose(made[1], np.full(shape, second))
+        np.testing.assert_allclose(made[2][1], np.full(shape, min(1.0, value)))
+    with pytest.raises(
+        sg.GradientError, match="the gradient rule of custom_gradient is not linear"
+    ):
+        sg.jvp(y, x, np.ones(shape))
+
+
 def test_a_function_without_use_for_its_argument():
     """The rule may give a cotangent to an argument that neither value nor rule reads."""
     f = sg.custom_gradient(lambda x: (sg.constant([1.0, 2.0]), lambda g: g * 5.0))

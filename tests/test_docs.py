@@ -7,8 +7,7 @@ import pytest
 
 import staticgraph as sg
 from staticgraph import kernelcache
-from staticgraph.ir import FUNCTIONS
-from staticgraph.op import OPS
+from staticgraph.registry import FUNCTIONS, OPS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

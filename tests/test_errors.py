@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
-from staticgraph import errors, ops
+import staticgraph as sg
+from staticgraph import errors, interpret, ops
 from staticgraph.errors import (
     GradientError,
     GraphTypeError,
+    InputError,
     ParseError,
     ShapeError,
     StaticGraphError,
 )
 from staticgraph.gradient import grad, hessian, hvp, jacobian, jvp, vjp
 from staticgraph.ir import CONSTANT, INPUT, Graph, Variable, apply, postorder
-from staticgraph.op import constant
+from staticgraph.operands import constant
 from staticgraph.text import parse
 from staticgraph.types import promote, spec
 
@@ -90,13 +92,25 @@ TABLE = [
      "power: integers (i64[3]) take no negative exponent (-1); use .astype('float32')"),
     (lambda: X.astype("float16"), GraphTypeError,
      f"dtype 'float16' is not supported; the dtypes are {DTYPES}"),
+    (lambda: X.astype(None), GraphTypeError,
+     f"a dtype is needed, got None; the dtypes are {DTYPES}"),
     (lambda: spec((2,), object), GraphTypeError,
      f"dtype 'object' is not supported; the dtypes are {DTYPES}"),
+    (lambda: leaf(2, dtype="uint8") + 256, GraphTypeError,
+     "add: 256 is out of range for uint8; cast the tensor with .astype"),
+    (lambda: leaf(2, dtype="uint64") > -1, GraphTypeError,
+     "greater: -1 is out of range for uint64; cast the tensor with .astype"),
+    (lambda: i64(2) * 2**70, GraphTypeError,
+     f"multiply: {2**70} is out of range for int64; cast the tensor with .astype"),
     (lambda: promote("int64", "uint64"), GraphTypeError,
      "no integer dtype holds both int64 and uint64; cast one operand with .astype"),
     # arguments
     (lambda: ops.add(X, None), GraphTypeError,
      "add: operand 1 must be a tensor, array or number, got NoneType"),
+    (lambda: X * "2", GraphTypeError,
+     "multiply: operand 1 must be a tensor, array or number, got str"),
+    (lambda: None - X, GraphTypeError,
+     "subtract: operand 0 must be a tensor, array or number, got NoneType"),
     (lambda: ops.exp("x"), GraphTypeError,
      "exp: operand 0 must be a tensor, array or number, got str"),
     (lambda: ops.add(X), GraphTypeError, "add: takes 2 operands (x1, x2), got 1"),
@@ -109,10 +123,41 @@ TABLE = [
      "gelu: approximate is 'none' or 'tanh', got 'fast'"),
     (lambda: constant("abc"), GraphTypeError, "constant: needs numbers, got an array of <U3"),
     (lambda: constant(X), GraphTypeError, "constant: needs numbers, got a tensor (f32[2, 3])"),
+    (lambda: constant("abc", "float32"), GraphTypeError,
+     "constant: needs numbers, got an array of <U3"),
+    (lambda: constant(1j, "float32"), GraphTypeError, "constant: float32 cannot hold 1j"),
+    (lambda: constant([1j], "int8"), GraphTypeError,
+     "constant: int8 cannot hold an array of complex128"),
+    (lambda: constant(float("nan"), "int32"), GraphTypeError, "constant: int32 cannot hold nan"),
+    (lambda: constant(np.array(np.inf), "int32"), GraphTypeError,
+     "constant: int32 cannot hold inf"),
+    (lambda: constant(300, "int8"), GraphTypeError, "constant: int8 cannot hold 300"),
+    (lambda: constant([0, -1], "uint8"), GraphTypeError,
+     "constant: uint8 cannot hold an array of int64"),
+    (lambda: sg.variable(X), GraphTypeError, "variable: needs numbers, got a tensor (f32[2, 3])"),
+    (lambda: sg.variable(["a"]), GraphTypeError, "variable: needs numbers, got an array of <U1"),
+    (lambda: sg.variable(0, name=5), GraphTypeError, "variable: the name must be a string, got 5"),
     (lambda: ops.arange(0, 3, 0), ShapeError, "arange: step must not be 0"),
     (lambda: ops.add_n([]), GraphTypeError, "add_n: needs at least one tensor"),
     (lambda: Graph([X], [3.0]), GraphTypeError,
      "Graph: inputs, outputs and updates are tensors, got float"),
+    (lambda: sg.checkpoint(3), GraphTypeError, "checkpoint: needs a function of tensors, got int"),
+    (lambda: sg.custom_gradient(X), GraphTypeError,
+     "custom_gradient: needs a function of tensors, got Tensor"),
+    (lambda: sg.check_grad(3, [1.0]), GraphTypeError,
+     "check_grad: needs a function of tensors, got int"),
+    (lambda: sg.graph_pass("cse"), GraphTypeError,
+     "graph_pass: a pass is a Python function from Graph to Graph, got str"),
+    (lambda: sg.Pipeline([sg.passes.cse, None]), GraphTypeError,
+     "graph_pass: a pass is a Python function from Graph to Graph, got NoneType"),
+    (lambda: sg.compile(X, updates=[(W, X)]), GraphTypeError,
+     "compile: updates= is a dict from variables to tensors, got list"),
+    (lambda: sg.compile(X, 3), InputError,
+     "compile: inputs= takes tensors made by sg.input, got 3"),
+    (lambda: sg.compile(X, threads=0), InputError, "threads must be from 1 to 1024, not 0"),
+    (lambda: sg.threads(1.5), InputError, "threads must be a whole number of threads, not 1.5"),
+    (lambda: sg.random.bernoulli(sg.random.key(0), 0.3, (5,)), ShapeError,
+     "random.bernoulli: the shape comes before p; give p=0.3 by name"),
     # axes
     (lambda: X.sum(axis=2), ShapeError, "sum: axis 2 is out of range for 2 axes"),
     (lambda: X.mean(axis=-3), ShapeError, "mean: axis -3 is out of range for 2 axes"),
@@ -198,6 +243,14 @@ TABLE = [
     (lambda: np.asarray(X), GraphTypeError, NO_NUMBERS.format("f32[2, 3]")),
     (lambda: np.array([X, X]), GraphTypeError, NO_NUMBERS.format("f32[2, 3]")),
     (lambda: np.sum(np.array(W)), GraphTypeError, NO_NUMBERS.format("f32[2, 3]")),
+    (lambda: np.sum(X), GraphTypeError,
+     "np.sum has no numbers to work on while the graph is built; use sg.ops.sum"),
+    (lambda: np.concatenate([X, X]), GraphTypeError,
+     "np.concatenate has no numbers to work on while the graph is built; use the functions of"
+     " sg.ops"),
+    (lambda: X.__setitem__(0, 1.0), GraphTypeError,
+     "a tensor (f32[2, 3]) never changes; make another one with sg.ops.where(mask, value, x) or"
+     " sg.ops.scatter_add"),
     (lambda: float(leaf()), GraphTypeError, NO_SCALAR.format("f32[]")),
     (lambda: range(i64()), GraphTypeError, NO_SCALAR.format("i64[]")),
     (lambda: len(leaf()), GraphTypeError, "a 0-d tensor has no len()"),
@@ -216,6 +269,11 @@ TABLE = [
      "grad: the cotangent of f32[2, 3] must have its shape, got f32[3]"),
     (lambda: vjp([X], [X], []), GradientError, "vjp: 1 outputs but 0 cotangents"),
     (lambda: jvp(X, [X], []), GradientError, "jvp: 1 tensors but 0 tangents"),
+    (lambda: vjp("y", X, X), GradientError, "vjp: y must be a tensor of the graph, got str"),
+    (lambda: jvp("y", X, X), GradientError, "jvp: y must be a tensor of the graph, got str"),
+    (lambda: jvp(X, 1.0, X), GradientError, "jvp: x must be a tensor of the graph, got float"),
+    (lambda: jacobian(1.0, X), GradientError,
+     "jacobian: y must be a tensor of the graph, got float"),
     (lambda: jvp(X, X, leaf(3)), ShapeError,
      "jvp: the tangent of f32[2, 3] must have its shape, got f32[3]"),
     (lambda: hvp(X, X, X), GradientError,
@@ -228,6 +286,9 @@ TABLE = [
      "variable 'w' is f32[2, 3]; it cannot take float64[3]"),
     (lambda: setattr(W, "value", np.ones((2, 3), "complex64")), ShapeError,
      "variable 'w' is f32[2, 3]; it cannot take complex64[2, 3]"),
+    (lambda: Graph([X + 1], [X]), GraphTypeError,
+     "Graph: inputs are tensors made by sg.input, got <Tensor add: f32[2, 3]>"),
+    (lambda: parse(3), ParseError, "parse: needs the text of a graph, got int"),
     (lambda: parse("graph"), ParseError,
      "parse: line 1: expected '(', got 'the end'\n  graph\n       ^"),
 ]
@@ -270,8 +331,8 @@ def test_errors_are_the_builtins_one_expects():
 
 
 def test_what_python_itself_refuses():
-    with pytest.raises(TypeError, match=r"unsupported operand .* for \+: 'Tensor' and 'str'"):
-        X + "one"
+    with pytest.raises(TypeError, match=r"unsupported operand .* for \+: 'Tensor' and 'object'"):
+        X + object()
     with pytest.raises(TypeError, match=r"sum\(\) got an unexpected keyword argument 'dim'"):
         X.sum(dim=1)
 
@@ -283,3 +344,30 @@ def test_gradient_nodes_name_the_line_of_the_forward_node():
     made = [n for n in postorder([grad(loss, X)]) if id(n) not in known and n.op is not CONSTANT]
     assert made
     assert {n.where for n in made} <= {y.node.where, loss.node.where}
+
+
+def test_a_tensor_differs_from_what_is_none():
+    assert (X == None) is False  # noqa: E711
+    assert (X != "x") is True
+
+
+def test_numpy_may_ask_for_the_shape():
+    assert (np.shape(X), np.ndim(X), np.size(X)) == ((2, 3), 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("concatenate", "; did you mean concat?"), ("qqqqqq", "")]
+)
+def test_an_unknown_op(name, hint):
+    with pytest.raises(AttributeError) as caught:
+        getattr(ops, name)
+    assert str(caught.value) == f"module 'staticgraph.ops' has no attribute {name!r}{hint}"
+
+
+def test_python_integers_compare_exactly_and_reach_the_ends():
+    """NumPy 2: `uint8 < 300` is true everywhere."""
+    x, y = leaf(2, dtype="uint8"), leaf(2, dtype="uint64")
+    made = [x < 300, x == -1, y + (2**64 - 1)]
+    a, b = np.array([0, 255], "uint8"), np.array([0, 1], "uint64")
+    got = [interpret.run(Graph([x, y], [t]), [a, b])[0].tolist() for t in made]
+    assert got == [[True, True], [False, False], [2**64 - 1, 0]]

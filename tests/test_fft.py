@@ -17,11 +17,13 @@ REAL = {"complex64": "float32", "complex128": "float64"}
 #: stages of every kind, matrices with odd sides, chirps; a matrix in two kernels
 SHORT = (*range(1, 41), 49, 97, 101, 128, 202, 360)
 LONG = (1000, 1024, 1517, 4096, 10007, 1 << 15, 49 * 512, 1 << 16)
-#: (shape, axis): lanes on inner axes, in between, and across rows; two kernels for each
+#: (shape, axis): lanes on inner axes, in between, and across rows; two kernels for each; pairs of
+#: real numbers that lie apart, in two kernels; contiguous ones with an odd half
 LAYOUTS = (
     ((3, 12, 16), 1), ((2, 30, 20), 1), ((5, 7, 3), 1), ((40, 9), 0), ((70, 32), 1), ((33, 128), 1),
     ((2, 97, 3), 1), ((2, 53, 18), 1), ((2, 300, 3), 1), ((1, 2520, 16), 1), ((2, 2560, 17), 1),
     ((4, 1, 3), 1), ((2, 3, 4, 5), 2), ((0, 8), 1), ((3, 8, 0), 1),
+    ((2, 600, 5), 1), ((4100, 20), 0), ((5000, 16), 0), ((578, 2), 0), ((3, 130), 1),
 )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from random_graphs import Builder
 from smooth import OTHERS, SMOOTH
 
 import staticgraph as sg
-from staticgraph.ir import FUNCTIONS, Graph
-from staticgraph.op import OPS, Elementwise
+from staticgraph.ir import Graph
+from staticgraph.op import Elementwise
+from staticgraph.registry import FUNCTIONS, OPS
 
 ops = sg.ops
 
@@ -451,6 +452,18 @@ def test_jacobian_has_the_shape_of_both(rows, columns, rng):
     got = sg.compile(sg.jacobian(y, x), [x])(a)
     assert got.shape == rows + columns
     np.testing.assert_allclose(got, table * np.cos(a), rtol=1e-14)
+
+
+def test_dicts_may_have_their_keys_in_any_order():
+    x, y = double("x", 2), double("y", 3)
+    ys, xs = {"a": x * 2.0, "b": y.sum()}, {"p": x, "q": y}
+    pulled = sg.vjp(ys, xs, {"b": 5.0, "a": np.ones(2)})
+    pushed = sg.jvp(ys, xs, {"q": np.ones(3), "p": np.full(2, 7.0)})
+    made = sg.compile([pulled, pushed])()
+    assert made[0]["p"].tolist() == [2, 2]
+    assert made[0]["q"].tolist() == [5, 5, 5]
+    assert made[1]["a"].tolist() == [14, 14]
+    assert made[1]["b"] == 3
 
 
 def test_jacobian_of_a_nesting_has_its_form(rng):

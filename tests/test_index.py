@@ -31,6 +31,12 @@ def item_of(size, pick, rng):
     return {"none": None, "mask": rng.random(size) < 0.5, "full": slice(None)}[kind]
 
 
+@pytest.mark.parametrize("key", [[], (slice(None), []), ([], 0), (None, [], [])])
+def test_an_empty_list_picks_nothing(key):
+    x = np.zeros((3, 4), "f")
+    assert leaf(x)[key].shape == x[key].shape
+
+
 def key_of(shape, pick, rng):
     """A random key: parts for some leading axes, perhaps ... and parts for some of the rest."""
     first = pick.randrange(len(shape) + 1)

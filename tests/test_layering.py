@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("staticgraph", "ops", "passes")
 
-# passes.fuse asks how a group of nodes would loop and what it would cost, so `codegen.affine`,
-# `codegen.lower` and `codegen.cpu` stand before the passes and the rest of `codegen` after them.
+# passes.fuse asks how a group of nodes would loop and what it would cost, so `codegen.affine` to
+# `codegen.cpu` stand before the passes and the rest of `codegen` after them.
 ORDER = """
-    errors types scalar primitives nest ir tree op
+    errors types scalar primitives nest registry tensor ir tree operands op
 
     ops.declare ops.elementwise ops.arith ops.shape ops.create ops.slices ops.join ops.pad
     ops.activation ops.reduce ops.matmul ops.gather ops.index ops.scan ops.sort
@@ -26,22 +26,26 @@ ORDER = """
 
     rewrite gradient
     arraytext textreader text verify interpret archive
-    closure control checkpoint custom
-    fusion passmanager count
+    closure control custom
+    fusion passmanager count nominal bytesize
 
-    codegen.affine codegen.lower codegen.ahead codegen.cpu
+    codegen.affine codegen.region codegen.collapse codegen.lower codegen.tail codegen.ahead codegen.cpu
     passes.inline passes.guard passes.expanded passes.fold passes.values passes.branches
     passes.simplify passes.cse
-    passes.handover passes.sink passes.edges passes.fuse
+    passes.handover passes.sink passes.edges passes.groups passes.fuserules passes.postpone
+    passes.regions passes.unite passes.fuse
     passes.remat.dag passes.remat.dagjson passes.remat.simulate
     passes.remat.cutmodel passes.remat.cutplan passes.remat.bound passes.remat.plan
-    passes.remat.annealstate passes.remat.annealmoves passes.remat.anneal passes.remat.best
+    passes.remat.annealstate passes.remat.annealmoves passes.remat.anneal passes.remat.fit
+    passes.remat.best
     passes.remat.pareto passes.remat.families
     passes.remat.phases passes.remat.exact passes.remat.chains passes.remat.rotor passes.remat.chen
     passes.remat.lowersets passes.remat.checkmate passes.remat.knapsack passes.remat.dtr
     passes.remat.reorder
     passes.remat
     passes
+
+    region checkpoint
 
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
     codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
@@ -53,35 +57,36 @@ ORDER = """
     codegen.contract
     byhand.source byhand.attention byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
     byhand.fftlines byhand.fftplan byhand.fft
-    byhand.lapack byhand.elimination byhand.linalg byhand.decompose byhand.table
-    codegen.epilogue codegen.select
+    byhand.lapack byhand.elimination byhand.eigen byhand.panels byhand.linalg byhand.decompose byhand.table
+    codegen.epilogue codegen.chain codegen.select
     codegen.cudatext codegen.cuda codegen.cudatile codegen.cudasinks codegen.cudaselect
 
-    offsets schedule plan checkedplan findings recompute budget
+    offsets schedule destinations plan planner checkedplan findings recompute budget
 
     codegen.lowlevel codegen.launchwords codegen.launchloop
     threads lapack native kernelcache meanings direct jit kernels launch runtime
-    cudamath cudadevice cudarun
+    cudacomplex cudamath cudadevice cudarun
 
-    profiling profiling.rows profiling.units profiling.stats profiling.summary profiling.groups
-    profiling.export profiling.table profiling.assembly profiling.layout profiling.pictures
-    profiling.pagedata profiling.pagecode profiling.html profiling.report
-    profiling.explaintext profiling.explanation
+    profiling profiling.rows profiling.scopes profiling.units profiling.stats profiling.summary
+    profiling.groups profiling.export profiling.table profiling.assembly profiling.layout
+    profiling.pictures profiling.pagedata profiling.pagecode profiling.html profiling.notebook
+    profiling.report profiling.explaintext profiling.explanation
 
-    compile frontend optim gradcheck
+    arguments compile frontend optim gradcheck
 
     profiling.machine profiling.measure profiling.kernelrows profiling.arena profiling.roofline
     profiling.advice profiling.profiler
     profiling.remarks profiling.remarkchild profiling.explain
 
-    study.rows study.budgets study.costs study.process study.canvas study.pictures study.text
-    study.pareto study.why study
+    study.rows study.budgets study.costs study.process study.canvas study.pictures study.raster study.text
+    study.page study.pareto study.why study
 
     public __init__
 
     cli cli.problems cli.frame cli.options cli.commands __main__
-    cli.quantity cli.columns cli.checks cli.terminal cli.outputs cli.reporting
-    cli.naming cli.inputs cli.models cli.check cli.worker cli.measuring cli.verdicts cli.comparison
+    cli.quantity cli.columns cli.checks cli.terminal cli.outputs cli.reporting cli.opening
+    cli.naming cli.inputs cli.models cli.check cli.worker cli.counters cli.measuring cli.verdicts
+    cli.comparison
     cli.drawing
     cli.explain cli.profile cli.bench cli.pareto cli.memory cli.compare cli.graph cli.show
     cli.machine cli.cache cli.doctor cli.completion
@@ -91,7 +96,10 @@ LAYERS = ORDER.split()
 #: imports inside functions or blocks, each with the reason why it cannot stand at the top
 INSIDE = {
     ("__init__", "staticgraph.public"): "for type checkers; at run time the first use loads it",
+    ("registry", "staticgraph.ir"): "for type checkers",
+    ("tensor", "staticgraph.ir"): "for type checkers",
     ("primitives", "scipy.special"): "only the NumPy oracle of erfinv needs SciPy",
+    ("cli.show", "staticgraph.cli.opening"): "a server, which showing a report should not wait for",
     ("profiling.report", "staticgraph.kernels"): "it loads LLVM, which only a page with code needs",
     ("profiling.report", "staticgraph.native"): "it loads LLVM, which only a page with code needs",
     ("compile", "staticgraph.profiling.profiler"): "only a profile needs it, and it compiles",
@@ -100,6 +108,8 @@ INSIDE = {
     ("compile", "staticgraph.profiling.report"): "for type checkers",
     ("study.rows", "staticgraph.study.text"): "only a table needs it",
     ("study.rows", "staticgraph.study.pictures"): "only a picture needs it",
+    ("study.rows", "staticgraph.study.raster"): "only a picture needs it",
+    ("study.rows", "staticgraph.study.page"): "only a page needs it",
     ("ops.einsum", "opt_einsum"): "only contractions of three operands and more need a path",
     ("cudamath", "numba.cuda"): "Numba's simulator has no libdevice",
     ("cudadevice", "numba.cuda"): "Numba's simulator has no dispatcher",

@@ -15,7 +15,7 @@ from test_ops_reference import inputs_for, results
 
 import staticgraph as sg
 from staticgraph import lapack, ops
-from staticgraph.byhand import elimination
+from staticgraph.byhand import elimination, panels
 from staticgraph.interpret import run
 
 NAN, INF = np.nan, np.inf
@@ -73,9 +73,6 @@ ERRORS = [
     (lambda: sg.grad(ops.sum(ops.qr(WIDE.mT, "complete")[0]), WIDE), sg.GradientError,
      "qr: Q has no derivative with mode='complete' and more rows than columns: its last columns"
      " are any basis of what the others leave"),
-    (lambda: sg.grad(ops.sum(ops.svd(WIDE)[2]), WIDE), sg.GradientError,
-     "svd: U and V^H have no derivative with full_matrices=True where the matrix is not square:"
-     " their last vectors are any basis of what the others leave"),
 ]  # fmt: skip
 
 
@@ -228,6 +225,22 @@ def test_gradient_of_the_complete_r(rng):
     np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)], ids=str)
+def test_gradient_through_all_singular_vectors(shape, rng):
+    """Projections on both parts of U and of V, which no choice of a basis changes."""
+    a = rng.standard_normal(shape)
+    weights = [rng.standard_normal((n, n)) for n in (*shape, *shape)]
+
+    def function(x):
+        u, _, vh = ops.svd(x)
+        parts = u[:, :2], vh[:2].mT, u[:, 3:], vh[3:].mT
+        return ops.add_n(
+            [ops.sum((p @ p.mT) * w) for p, w in zip(parts, weights, strict=True) if p.size]
+        )
+
+    sg.check_grad(function, (a,))
+
+
 def test_gradient_of_the_frobenius_norm_at_0():
     (got,) = call(lambda x: sg.grad(ops.matrix_norm(x), x), np.zeros((2, 3)))
     np.testing.assert_array_equal(got, np.zeros((2, 3)))
@@ -375,6 +388,7 @@ def test_small_factors_against_scipy(n, dtype, rng):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_large_factors_are_lapacks(dtype, rng):
     n = elimination.MOST_ROWS[dtype] + 1
+    assert n < panels.LEAST_ROWS
     a = (rng.standard_normal((n, n)) + 4 * np.eye(n) * np.sqrt(n)).astype(dtype)
     definite = (a @ a.T / n + np.eye(n)).astype(dtype)
     x, y = inputs = inputs_for([a, definite])
@@ -386,6 +400,98 @@ def test_large_factors_are_lapacks(dtype, rng):
     inverse, lower = function(a, definite)
     np.testing.assert_allclose(inverse @ a, np.eye(n), atol=tolerance * 10)
     np.testing.assert_allclose(lower @ lower.T, definite, atol=tolerance * np.abs(definite).max())
+
+
+def symmetric_batches(n, rng):
+    """Matrices that try an iteration, each kind in a batch with all others."""
+    full = rng.standard_normal((14, n, n))
+    full += full.swapaxes(-1, -2)
+    grading = np.logspace(0, -12, n)
+    full[1] = 0
+    full[2] = np.diag(rng.integers(0, 3, n))
+    full[3] = np.outer(full[4, 0], full[4, 0])
+    full[5] *= grading[:, None] * grading
+    full[6] *= grading[::-1, None] * grading[::-1]
+    full[7] = 1
+    full[8] *= 1e30
+    full[9] *= 1e-30
+    full[10, : n // 2, n // 2 :] = full[10, n // 2 :, : n // 2] = 0
+    full[11] = np.diag(np.abs(np.arange(n) - n // 2)) + np.eye(n, k=1) + np.eye(n, k=-1)
+    return full
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 7, 33])
+def test_eigenvalues_of_many_matrices(n, dtype, rng):
+    """Sixteen at a time: residuals, orthogonality and values within 10 n roundings."""
+    a = symmetric_batches(n, rng).astype(dtype)
+    a[12 if n > 2 else 0, -1, 0] = NAN
+    below, above = np.tril(a), np.triu(a)
+    w, v, alone = call(lambda x: (*ops.eigh(x), ops.eigvalsh(x)), below)
+    upper = call(lambda x: ops.eigh(x, "U"), above.swapaxes(-1, -2) if n == 1 else above)
+    exact = (below + np.tril(below, -1).swapaxes(-1, -2)).astype("float64")
+    bad = np.isnan(exact).any((-2, -1))
+    assert bad.sum() == 1
+    for y in (w, v, alone):
+        assert np.isnan(y[bad]).all()
+    exact, w, v, alone = exact[~bad], w[~bad], v[~bad].astype("float64"), alone[~bad]
+    wanted = np.linalg.eigvalsh(exact)
+    size = np.abs(wanted).max(-1)[:, None] * np.finfo(dtype).eps * 10 * max(n, 4)
+    assert (np.abs(w - wanted) <= size).all()
+    assert (np.abs(alone - wanted) <= size).all()
+    assert (np.diff(w) >= 0).all()
+    assert (np.abs(exact @ v - v * w[:, None, :]).max(-1) <= size).all()
+    unit = v.swapaxes(-1, -2) @ v - np.eye(n)
+    assert np.abs(unit).max() <= np.finfo(dtype).eps * 10 * max(n, 4)
+    kept = ~bad & ~np.isnan(above).any((-2, -1))
+    assert (np.abs(upper[0][kept] - wanted[kept[~bad]]) <= size[kept[~bad]]).all()
+
+
+def test_eigenvalues_of_many_matrices_do_not_call_lapack():
+    for count, dtype, wanted in ((20, "float32", False), (20, "complex64", True), (3, "f8", True)):
+        x = sg.input("x", (count, 5, 5), np.dtype(dtype).name)
+        function = sg.compile(ops.eigh(x), [x])
+        function(np.zeros((count, 5, 5), dtype))
+        assert any("lapack_" in k.source for k in function.kernels) == wanted
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((390, 390), "float64"), ((2, 449, 449), "complex64"), ((1090, 1090), "float32")],
+    ids=str,
+)
+def test_factors_in_panels(shape, dtype, rng):
+    """Panels of both heights, ragged last ones, a batch; the same bits on any thread count."""
+    a = rng.standard_normal(shape)
+    a = (a + 1j * rng.standard_normal(shape) if dtype[0] == "c" else a).astype(dtype)
+    (x,) = inputs = inputs_for([a])
+    function = sg.compile([*ops.lu(x), ops.inv(x), *ops.slogdet(x)], inputs)
+    found = function(a)
+    with sg.threads(1):
+        for p, q in zip(function(a), found, strict=True):
+            np.testing.assert_array_equal(p, q)
+    permutation, lower, upper, inverse, sign, logarithm = found
+    size = np.finfo(dtype).eps * shape[-1]
+    exact = a.astype("complex128")
+    pivots = abs(lower.real) + abs(lower.imag) if dtype[0] == "c" else abs(lower)
+    assert pivots.max() <= np.sqrt(2) * (1 + size)
+    assert abs(permutation @ lower.astype("c16") @ upper - exact).max() <= size * abs(a).max()
+    # The residual of an inverse grows with the condition, not only with the rounding.
+    scale = np.linalg.norm(exact, 2, (-2, -1)) * np.linalg.norm(inverse, 2, (-2, -1))
+    assert (np.linalg.norm(exact @ inverse - np.eye(shape[-1]), 2, (-2, -1)) <= size * scale).all()
+    wanted = np.linalg.slogdet(exact)
+    np.testing.assert_allclose(sign, wanted[0], atol=size * 100)
+    np.testing.assert_allclose(logarithm, wanted[1], rtol=size)
+
+
+def test_a_zero_pivot_in_a_later_panel_is_found(rng):
+    a = rng.standard_normal((3, 400, 400))
+    a[1, :, 300] = 0
+    (x,) = inputs = inputs_for([a])
+    inverse = sg.compile(ops.inv(x), inputs)
+    with pytest.raises(sg.NumericError, match=r"singular.*\(at 1 of the batch\)"):
+        inverse(a)
+    assert call(ops.det, a)[0][1] == 0
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 0), (0, 0)], ids=str)
@@ -446,9 +552,9 @@ def everything(x):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("n", [20, 210])
-def test_any_number_of_threads_gives_the_same_bits(n, rng):
-    a = rng.standard_normal((5 if n < 100 else 2, n, n)).astype("float32")
+@pytest.mark.parametrize(("count", "n"), [(5, 20), (40, 9), (2, 210)])
+def test_any_number_of_threads_gives_the_same_bits(count, n, rng):
+    a = rng.standard_normal((count, n, n)).astype("float32")
     (x,) = inputs = inputs_for([a])
     function = sg.compile(everything(x), inputs)
     before = _blas_threads()

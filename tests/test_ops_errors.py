@@ -22,10 +22,28 @@ AT = leaf(3, dtype="int64")
 B = leaf(3, 4, dtype="bool")
 IMG, W, UP = leaf(2, 3, 8, 8), leaf(4, 3, 3, 3), leaf(3, 4, 3, 3)
 KEY = random.key(0)
+Z = leaf(3, dtype="complex64")
 
 # what the user writes, the class, the message
 # fmt: off
 TABLE = [
+    # functions that complex numbers do not have
+    *((lambda f=f: f(Z), GraphTypeError,
+       f"{name}: needs real floats of one dtype, got complex64")
+      for name, f in (("sigmoid", ops.sigmoid), ("erf", ops.erf), ("cbrt", ops.cbrt))),
+    (lambda: ops.hypot(Z, Z), GraphTypeError,
+     "hypot: needs real floats of one dtype, got complex64, complex64"),
+    (lambda: ops.remainder(Z, 2), GraphTypeError,
+     "remainder: needs real numbers of one dtype, got complex64, complex64"),
+    (lambda: ops.signbit(Z), GraphTypeError, "signbit: needs real numbers, got complex64"),
+    (lambda: ops.clip(Z, 0, 1), GraphTypeError,
+     "clip: complex numbers have no order, got c64[3]"),
+    (lambda: ops.linear(X, leaf(5, 4), leaf(4)), ShapeError,
+     "linear: bias must have shape (5,), got f32[4]"),
+    (lambda: ops.sum_to(X, (2,)), ShapeError, "sum_to: (2,) does not broadcast to f32[3, 4]"),
+    (lambda: ops.var(X, ddof="a"), GraphTypeError, "var: ddof is a number, got 'a'"),
+    (lambda: ops.quantize_linear(X, -1.0), ShapeError,
+     "quantize_linear: scale must be > 0, got -1.0"),
     # indexing
     (lambda: X[3], ShapeError, "index: index 3 is outside -3..2, axis 0 of f32[3, 4]"),
     (lambda: X[0, 0, 0], ShapeError, "index: 3 indices for the 2 axes of f32[3, 4]"),
@@ -185,8 +203,10 @@ TABLE = [
      "softmax_cross_entropy: soft targets must have the shape of f32[3, 4], got f32[3]"),
     (lambda: ops.nll_loss(X, leaf(3)), GraphTypeError,
      "nll_loss: labels are integers; use softmax_cross_entropy for soft ones"),
-    (lambda: ops.cross_entropy(X, X, weight=leaf(4)), GraphTypeError,
-     "cross_entropy: weight and ignore_index need integer labels"),
+    (lambda: ops.cross_entropy(X, X, ignore_index=2), GraphTypeError,
+     "cross_entropy: ignore_index needs integer labels, got soft ones"),
+    (lambda: ops.cross_entropy(X, X, weight=leaf(3)), ShapeError,
+     "cross_entropy: weight must have shape (4,), got f32[3]"),
     (lambda: ops.nll_loss(X, AT, weight=leaf(3)), ShapeError,
      "nll_loss: weight must have shape (4,), got f32[3]"),
     (lambda: ops.kl_multinomial(leaf(3), leaf(3)), ShapeError,
@@ -215,7 +235,7 @@ TABLE = [
      "random.randint: needs low < high within int8, got 0 and 300"),
     (lambda: random.bits(KEY, (3,), "int32"), GraphTypeError,
      "random_bits: dtype is uint32 or uint64, got int32"),
-    (lambda: random.bernoulli(KEY, X, (2,)), ShapeError,
+    (lambda: random.bernoulli(KEY, (2,), X), ShapeError,
      "random.bernoulli: p f32[3, 4] does not broadcast to (2,)"),
     (lambda: ops.dropout(X, 1.5, key=KEY), GraphTypeError,
      "dropout: p is a number from 0 to 1, got 1.5"),

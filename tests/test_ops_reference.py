@@ -13,7 +13,8 @@ from staticgraph import ops
 from staticgraph.gradient import grad, jvp
 from staticgraph.interpret import run
 from staticgraph.ir import INPUT, Graph, apply
-from staticgraph.op import OPS, constant
+from staticgraph.operands import constant
+from staticgraph.registry import OPS
 from staticgraph.types import spec
 
 #: ops with bodies or state, which other files test

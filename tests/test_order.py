@@ -10,8 +10,8 @@ from staticgraph import ops
 from staticgraph.errors import GraphTypeError, ShapeError, TargetError
 from staticgraph.interpret import run
 from staticgraph.ir import Graph, apply
-from staticgraph.op import OPS
 from staticgraph.ops.sort import TopKGrad
+from staticgraph.registry import OPS
 
 DTYPES = ("bool", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
 #: rows ranked, sorted by digits, many rows in a tile, long rows in chunks
@@ -237,6 +237,16 @@ def test_the_first_factor_has_no_effect():
     np.testing.assert_allclose(got, np.tile(2 - 0.5 ** np.arange(20), (2, 1)), rtol=1e-6)
     assert np.isfinite(da).all()
     np.testing.assert_array_equal(db[:, 0], 0)
+
+
+def test_gradient_of_a_long_logcumsumexp(rng):
+    """Its factors are near 1 and there are many: in float32 their roundings would add up."""
+    x, g = rng.standard_normal((2, 200_000)).astype("f")
+    t = sg.input("x", x.shape)
+    got = sg.compile(sg.grad((ops.logcumsumexp(t) * g).sum(), t), [t])(x)
+    y = np.logaddexp.accumulate(x.astype("d"))
+    wanted = np.exp(x) * np.cumsum((g * np.exp(-y))[::-1])[::-1]
+    np.testing.assert_allclose(got, wanted, atol=1e-6 * abs(wanted).max())
 
 
 @pytest.mark.parametrize("shape", [(20,), (3, 50), (50, 3)])

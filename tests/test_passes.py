@@ -13,7 +13,7 @@ import staticgraph as sg
 from staticgraph.interpret import run
 from staticgraph.ir import Graph
 from staticgraph.passes import MEANING, PIPELINES, cse, fold, fuse, guard, inline, simplify
-from staticgraph.plan import build
+from staticgraph.planner import build
 from staticgraph.verify import verify
 
 ops = sg.ops
@@ -801,3 +801,22 @@ def test_options_are_keyword_arguments():
     assert float(sg.compile(x, pipeline=[scaled])(3.0)) == 6.0
     assert float(sg.compile(x, pipeline=[scaled.with_options(by=5.0)])(3.0)) == 15.0
     assert repr(scaled.with_options(by=5.0)) == "scaled(by=5.0)"
+
+
+def test_options_add_up():
+    @sg.graph_pass
+    def told(graph, *, a=1, b=2):
+        return graph.with_roots([sg.constant(10 * a + b)])
+
+    given = told.with_options(a=3).with_options(b=4)
+    (made,) = given(graph_of(sg.constant(0))).outputs
+    assert made.node.attrs["value"] == 34
+    assert repr(given) == "told(a=3, b=4)"
+
+
+def test_a_pass_that_changes_nothing_in_a_branch_keeps_the_node():
+    """So that what other passes know of a node still holds."""
+    x = sg.input("x", (4,))
+    made = sg.cond(sg.input("p", (), "bool"), lambda: ops.exp(x), lambda: ops.sin(x))
+    same = sg.in_bodies(lambda graph: graph)(graph_of(made))
+    assert same.outputs[0].node is made.node

@@ -88,6 +88,11 @@ TORCH = {
     "complex_": lambda x, y: torch.complex(x, y).abs(),
     "complex_-value": torch.complex,
     "conj": lambda x, y: torch.complex(x, y).conj().resolve_conj(),
+    **{f"{name}-complex": lambda x, y, f=getattr(torch, other): (
+           f(torch.complex(x, y)) + (0.5 - 1j)).abs()
+       for name, other in (("exp2", "exp2"), ("expm1", "expm1"), ("log1p", "log1p"),
+                           ("log2", "log2"), ("log10", "log10"), ("acosh", "acosh"),
+                           ("sign", "sgn"))},
     "real": lambda x, y: (torch.exp(torch.complex(x, y)) * (2 - 1j)).real,
     "imag": lambda x, y: (torch.complex(x, -y) / torch.complex(y, 1 + x * x)).imag,
     "bitwise_and-int64": torch.bitwise_and,
@@ -281,6 +286,7 @@ TORCH = {
     "softmax_cross_entropy-soft": lambda x, t: F.cross_entropy(x, t, reduction="none"),
     "cross_entropy": F.cross_entropy,
     "cross_entropy-weight": lambda x, t, w: F.cross_entropy(x, t, weight=w, ignore_index=2),
+    "cross_entropy-soft-weight": lambda x, t, w: F.cross_entropy(x, t, weight=w),
     "nll_loss": F.nll_loss,
     "nll_loss-ignore": lambda x, t: F.nll_loss(x, t, ignore_index=-100),
     "nll_loss-none": lambda x, t, w: F.nll_loss(x, t, weight=w, reduction="none"),
@@ -294,6 +300,7 @@ TORCH = {
 #: operands that PyTorch has no derivative for
 UNDERIVED = {
     "cross_entropy-weight": [2],
+    "cross_entropy-soft-weight": [2],
     "nll_loss-none": [2],
     "multi_margin_loss-weight": [2],
     "soft_margin_loss": [1],

@@ -16,7 +16,8 @@ from staticgraph.errors import InternalError
 from staticgraph.ir import Graph
 from staticgraph.offsets import Block, check
 from staticgraph.passes import MEANING, PIPELINES
-from staticgraph.plan import ALIGN, Buffer, Plan, Ref, build
+from staticgraph.plan import ALIGN, Buffer, Plan, Ref
+from staticgraph.planner import build
 
 ops = sg.ops
 
@@ -277,6 +278,9 @@ def test_peak_counts_what_is_live():
         sum(-(-b.size // ALIGN) * ALIGN for b in live_at(plan, k)) for k in range(len(plan.steps))
     ]
     assert max(live) <= plan.lower_bound <= plan.arena_bytes
+    sizes = [sum(b.size for b in live_at(plan, k)) for k in range(len(plan.steps))]
+    assert plan.memory.timeline == tuple(sizes)
+    assert plan.memory.peak_bytes == plan.arena_bytes
 
 
 def test_order_frees_memory_early():

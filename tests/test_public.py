@@ -39,6 +39,14 @@ def test_all_is_complete():
     assert beside == {"ops", "optim", "passes", "random"}  # modules
 
 
+def test_type_checkers_see_every_name():
+    """They take `import name as name` of a typed package for public, and nothing else."""
+    source = Path(importlib.import_module("staticgraph.public").__file__).read_text("utf-8")
+    found = [n.names for n in ast.parse(source).body if isinstance(n, ast.ImportFrom)]
+    names = [alias.asname for aliases in found for alias in aliases if alias.asname == alias.name]
+    assert sorted(names) == list(sg.__all__)
+
+
 @pytest.mark.parametrize("name", ["sg", "sg.passes"])
 def test_all_is_sorted(name):
     names = FOLDERS[name].__all__

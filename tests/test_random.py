@@ -71,7 +71,7 @@ COUNTED = {
     "categorical, shifted": (lambda: random.categorical(KEY, LOGITS + 90, shape=(N,)),
                              np.exp(LOGITS)),
     "randint": (lambda: random.randint(KEY, (N,), -3, 8) + 3, np.full(11, 1 / 11)),
-    "bernoulli": (lambda: random.bernoulli(KEY, 0.3, (N,)).astype("int64"), np.array([0.7, 0.3])),
+    "bernoulli": (lambda: random.bernoulli(KEY, (N,), 0.3).astype("int64"), np.array([0.7, 0.3])),
     "dropout": (lambda: (ops.dropout(np.ones(N, "f"), 0.2, key=KEY) > 0).astype("int64"),
                 np.array([0.2, 0.8])),
 }  # fmt: skip
@@ -84,6 +84,16 @@ def test_frequencies(name):
     found = np.bincount(drawn(draw()), minlength=chances.size)
     assert found.size == chances.size
     assert stats.chisquare(found, chances.astype("float64") / chances.sum() * N).pvalue > P
+
+
+def test_integers_of_a_wide_range():
+    """Three equal parts of a range that no power of two fills."""
+    third = 1 << 62
+    parts = drawn(random.randint(KEY, (N,), 0, 3 * third, "uint64") // np.uint64(third))
+    assert stats.chisquare(np.bincount(parts.astype("int64"), minlength=3)).pvalue > P
+    low, high = -(3 << 61), (3 << 61) - 5
+    signed = drawn(random.randint(KEY, (N,), low, high))
+    assert low <= signed.min() < -(2 << 61) < (2 << 61) < signed.max() < high
 
 
 def test_categorical_of_several_rows():

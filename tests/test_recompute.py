@@ -10,7 +10,7 @@ import pytest
 from random_graphs import Builder
 
 import staticgraph as sg
-from staticgraph import plan as planning
+from staticgraph import planner as planning
 from staticgraph.recompute import Units
 from staticgraph.runtime import link
 from staticgraph.verify import verify

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from random_dags import gradient_dag, least_cost, random_dag
+from remat_graphs import anything
 
 from staticgraph.errors import BudgetError, DagError
 from staticgraph.passes.remat import families
 from staticgraph.passes.remat.anneal import Search
 from staticgraph.passes.remat.bound import floor, lower_bound, price
+from staticgraph.passes.remat.chains import griewank
 from staticgraph.passes.remat.dag import Dag
 from staticgraph.passes.remat.dagjson import from_json, load, to_json
+from staticgraph.passes.remat.fit import Fitter
 from staticgraph.passes.remat.pareto import pareto
 from staticgraph.passes.remat.plan import solve
 from staticgraph.passes.remat.simulate import simulate, validate
@@ -237,6 +240,32 @@ def test_the_search_keeps_its_state():
             search.run(500, hot, hot / 10)
             checked(search)
         assert not search.best or simulate(dag, search.best).peak <= budget
+
+
+def test_what_is_fitted_keeps_the_budget():
+    rng = random.Random(7)
+    fitted = costly = 0
+    for _ in range(500):
+        dag = anything(rng, rng.randint(2, 16))
+        peak = simulate(dag, range(len(dag))).peak
+        budget = rng.randint(min(floor(dag).bytes, peak), peak)
+        sequence = Fitter(dag)(range(len(dag)), budget, rng.choice((0, 1, 2)))
+        if sequence:
+            made = simulate(dag, sequence)
+            assert made.peak <= budget
+            fitted += 1
+            costly += made.cost > dag.total
+    assert fitted > 350
+    assert costly > 100
+
+
+@pytest.mark.parametrize("room", [8, 12, 16, 20])
+def test_a_chain_is_fitted_almost_as_well_as_by_revolve(room):
+    dag = families.chain(64)
+    made = simulate(dag, Fitter(dag)(range(len(dag)), room))
+    least = simulate(dag, griewank(dag, room))
+    assert made.peak <= room
+    assert made.cost - dag.total <= 1.25 * (least.cost - dag.total)
 
 
 @given(seed=st.integers(0, 10**6), share=st.floats(0.5, 1.0))

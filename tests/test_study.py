@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import xml.etree.ElementTree as ET
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import staticgraph as sg
 from staticgraph import count, study
 from staticgraph.errors import BudgetError, DagError, InputError
 from staticgraph.passes.remat import Dag, simulate
-from staticgraph.study import process
+from staticgraph.study import process, raster
 from staticgraph.study.budgets import budgets_of
 from staticgraph.threads import get_threads
 
@@ -164,6 +165,10 @@ def test_plan_only_runs_nothing(monkeypatch):
     made = study.pareto(fn, budgets="80%", strategies=["dtr"], measure=False)
     assert made.points[0].allocated <= 0.8 * made.peak
     assert made.points[0].seconds is made.points[0].measured is None
+    head = made.table().splitlines()[0].split("  ")
+    titles = {t.strip() for t in head if t.strip()}
+    assert {"planned", "allocated", "predicted", "extra flops", "gap", "recomputed"} <= titles
+    assert not {"measured", "time", "slower", "bits"} & titles
 
 
 def test_a_function_with_a_budget_is_studied_without():
@@ -236,6 +241,18 @@ def test_explain_says_what_a_byte_is_worth():
         study.explain(dag, 9)
 
 
+def test_explain_of_a_study(small):
+    made = small[2]
+    point = made.find("dtr")
+    twice = next(v for v in point.sequence if point.sequence.count(v) > 1)
+    why = study.explain(made, twice, strategy="dtr")
+    assert (why.kept, len(why.held)) == (False, point.sequence.count(twice))
+    assert "test_budget.py" in why.where
+    assert study.explain(made, twice, budget=point.budget, strategy="dtr") == why
+    with pytest.raises(LookupError, match="no plan of 'keep-all' at 1 B"):
+        study.explain(made, 0, strategy="keep-all", budget=1)
+
+
 def test_explain_of_a_function():
     outputs, inputs = layers(4, 64, 16)
     fn = sg.compile(outputs, inputs, memory_budget="60%", policy="dtr")
@@ -248,6 +265,62 @@ def test_explain_of_a_function():
 
 
 # ---------------------------------------------------------------------------- what is written
+
+
+def pixels(data):
+    """The rows of a PNG file without filters, read by its own rules."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    found, at = {}, 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        assert zlib.crc32(kind + body) == int.from_bytes(
+            data[at + 8 + size : at + 12 + size], "big"
+        )
+        found[kind] = found.get(kind, b"") + body
+        at += 12 + size
+    w, h = (int.from_bytes(found[b"IHDR"][k : k + 4], "big") for k in (0, 4))
+    rows = np.frombuffer(zlib.decompress(found[b"IDAT"]), np.uint8).reshape(h, 1 + 3 * w)
+    assert not rows[:, 0].any()
+    return rows[:, 1:].reshape(h, w, 3)
+
+
+def test_png_shows_what_the_svg_says():
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40">'
+        '<rect width="60" height="40" fill="#ffffff"/>'
+        '<rect x="5" y="5" width="10" height="10" fill="#ff0000"/>'
+        '<polygon points="20,5 40,5 20,25" fill="#00ff00"><title>t</title></polygon>'
+        '<polyline points="5,30 25,30" stroke="#0000ff" stroke-width="4" stroke-dasharray="5 5"/>'
+        '<circle cx="50" cy="15" r="5" fill="#ffff00" stroke="#000000" stroke-width="2"/>'
+        '<text x="55" y="38" text-anchor="end">HI</text></svg>'
+    )
+    drawn = pixels(raster.png(svg))
+    assert drawn.shape == (80, 120, 3)
+    for x, y, colour in (
+        (10, 10, (255, 0, 0)), (24, 9, (0, 255, 0)), (36, 20, (255, 255, 255)),
+        (7, 30, (0, 0, 255)), (13, 30, (255, 255, 255)), (17, 30, (0, 0, 255)),
+        (50, 15, (255, 255, 0)), (50, 9.6, (0, 0, 0)), (2, 2, (255, 255, 255)),
+    ):  # fmt: skip
+        assert tuple(drawn[int(2 * y), int(2 * x)]) == colour, (x, y)
+    letters = np.argwhere((drawn[58:78] < 128).all(axis=2))
+    assert letters[:, 1].min() > 80
+    assert 100 <= letters[:, 1].max() <= 110
+
+
+def test_png_of_each_picture(small):
+    for picture in ("pareto", "memory", "grid"):
+        drawn = pixels(small[2].to_png(picture, strategy="dtr"))
+        assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
+
+
+def test_the_page_has_every_row_and_picture(small):
+    text = small[2].to_html()
+    assert text.count("<tr>") == 1 + len(small[2].points)
+    assert text.count("<svg") == 1 + 2 * 3, "curves, and two pictures of each strategy's plan"
+    assert not re.search(r"(?:src|href)=|<script>", text)
+    data = re.search(r'type="application/json" id="staticgraph-study">(.*?)</script>', text)[1]
+    assert study.Study.from_json(data) == small[2]
 
 
 def test_json_gives_the_study_back(small):

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from staticgraph import ops
 from staticgraph.errors import GraphTypeError, InputError, ParseError, ShapeError
 from staticgraph.gradient import grad
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Tensor, Variable, apply, building
-from staticgraph.op import OPS, Elementwise, constant
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Variable, apply, building
+from staticgraph.op import Elementwise
+from staticgraph.operands import constant
 from staticgraph.primitives import PRIMS
+from staticgraph.registry import OPS
+from staticgraph.tensor import Tensor
 from staticgraph.text import bodies, digest, graph_text, parse
 from staticgraph.types import DTYPES, TensorType, spec
 from staticgraph.verify import verify
@@ -550,7 +553,7 @@ def operands_of(op):
         return PRIMS[op.name].arity, {}
     parameters = inspect.signature(op.function).parameters.values()
     named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    needed = {"dtype": "float64", "size": 3}
+    needed = {"dtype": "float64", "size": 3, "k": 1, "axis": 0, "abs": False}
     attrs = {p.name: p.default if p.default is not p.empty else needed[p.name] for p in named}
     return len(parameters) - len(named), attrs
 

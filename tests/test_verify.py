@@ -7,8 +7,10 @@ import pytest
 
 from staticgraph import fusion, ops
 from staticgraph.errors import InternalError
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Tensor, Variable, apply
-from staticgraph.op import OPS, constant
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Op, Variable, apply
+from staticgraph.operands import constant
+from staticgraph.registry import OPS
+from staticgraph.tensor import Tensor
 from staticgraph.types import TensorType, spec
 from staticgraph.verify import verify
 
@@ -79,7 +81,7 @@ class Stranger(Op):
 P = leaf(2, name="p0")
 BROKEN = {
     "input twice": (lambda: Graph([X, X], []), "an input is listed twice"),
-    "no input": (lambda: Graph([ops.exp(X)], []), "exp is listed as an input"),
+    "no input": (lambda: edited(inputs=(ops.exp(X),)), "exp is listed as an input"),
     "stray input": (lambda: Graph([], [ops.exp(X)]), "input 'x' is used but not among the inputs"),
     "no tensor": (lambda: edited(outputs=(3,)), "a graph is made of tensors, got int"),
     "operand": (lambda: Graph([X], [result("exp", X.node)]), "operand 0 of exp is no tensor"),

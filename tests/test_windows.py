@@ -331,6 +331,48 @@ def test_borders_of_any_width(mode, n, low, high, step):
     np.testing.assert_array_equal(turned, np.roll(x, step, 1))
 
 
+# size, kernel, stride, low, dilation: some places of the kernel meet no element of the input
+ENDS = [
+    (1, 3, 3, 2, 1), (1, 2, 3, 2, 2), (1, 3, 3, 2, 2), (1, 3, 2, 1, 1), (2, 3, 3, 2, 1),
+    (1, 1, 3, 2, 1), (1, 4, 2, 2, 1), (2, 5, 3, 4, 1), (1, 5, 4, 4, 1), (1, 3, 3, 3, 3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_kernels_of_thin_images(ends, groups, rng):
+    """The gradient of a strided convolution of an image thinner than its stride."""
+    n, k, stride, low, dilation = ends
+    x, w = rng.standard_normal((2, 4, n, 3)), rng.standard_normal((4, 4 // groups, k, 2))
+    window = dict(stride=[stride, 1], dilation=[dilation, 1], groups=groups)
+    low = [low, 0]
+    inputs = inputs_for([x, w])
+    y = ops.conv(*inputs, padding=list(zip(low, low, strict=True)), **window)
+    v = rng.standard_normal(y.shape)
+    got = sg.compile(sg.vjp([y], inputs, [v]), inputs)(x, w)
+    window |= dict(low=low, high=low)
+    wanted = [windows.spread(v, w, x.shape[2:], **window),
+              windows.kernel_gradient(x, v, w.shape[2:], **window)]  # fmt: skip
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.slow
+@given(convolutions(), st.booleans())
+def test_kernels_of_any_convolution(case, wide):
+    """Compiled against interpreted: a convolution and its two gradients."""
+    shape, kernel, steps, low, high, groups = case
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal(n).astype("d" if wide else "f") for n in (shape, kernel)]
+    inputs = inputs_for(arrays)
+    y = ops.conv(*inputs, padding=list(zip(low, high, strict=True)), groups=groups, **steps)
+    outputs = [y, *sg.grad(ops.sum(ops.sin(y)), inputs)]
+    found, wanted = sg.compile(outputs, inputs)(*arrays), run(Graph(inputs, outputs), arrays)
+    tight = 1e-11 if wide else 1e-4
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tight, atol=tight)
+
+
 @pytest.mark.slow
 @given(convolutions(), st.booleans())
 def test_kernels_of_any_geometry(case, ceil):

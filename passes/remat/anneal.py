@@ -33,7 +33,7 @@ class Search:
         self.best: list[int] = []
         self.cost = math.inf
         self._costs = np.array(dag.cost)
-        self._node, self._link = _graph(dag)
+        self._node, self._link = tables(dag)
         self._weight = weight * dag.total / max(1, budget)
         # The sequence of seeds must not be a sequence of states: xorshift needs bits well mixed.
         self._random = np.array(
@@ -96,7 +96,7 @@ class Search:
             self.best, self.cost = sequence, made.cost
 
 
-def _graph(dag: Dag) -> tuple[np.ndarray, np.ndarray]:
+def tables(dag: Dag) -> tuple[np.ndarray, np.ndarray]:
     """`node` and `link` of `annealstate`."""
     n = len(dag)
     node = np.zeros((n, annealstate.NODE_WIDTH), np.int64)

@@ -208,6 +208,11 @@ class _Writer(Source):
             self(f"s = s + vldm_{h.code}(mask, line + j, some)")
         self("s = select(some, s, nowhere)")
 
+    @staticmethod
+    def shift() -> str:
+        """A row that sees nothing has only scores of -inf: less 0, not less -inf, exp gives 0."""
+        return "top = select(top == nowhere, zero, top)"
+
     def limit(self) -> None:
         """`limit`: keys before it are seen by row r."""
         self("limit = min(seen, first + r + 1)" if self.h.causal else "limit = seen")
@@ -247,6 +252,7 @@ def attention(
     s.scratch("scores", h.block * h.pitch)
     s.scratch("result", h.block * wide)
     s(f"scale = splat_{code}({h.scale!r})", f"nowhere = splat_{code}(-inf)")
+    s(f"zero = splat_{code}(0)", f"one = splat_{code}(1)")
     with s.tiles(h.parts):
         s(f"v = v_all + head * {h.keys * h.wide * size}")
         s.pack(f"k_all + head * {h.keys * h.depth * size}", "packed", h.depth)
@@ -260,7 +266,7 @@ def attention(
                 with s.open("for j in range(0, seen, 16)"):
                     s.score_of()
                     s(f"vst_{code}(scores, r * {h.pitch} + j, s)", "top = maximum(top, s)")
-                s("top = hmax(top)", f"total = splat_{code}(0)")
+                s("top = hmax(top)", "total = zero", s.shift())
                 with s.open("for j in range(0, seen, 16)"):
                     # Beyond `seen` in the last vector stands -inf: exp gives 0.
                     s(
@@ -270,9 +276,10 @@ def attention(
                     )
                 s(
                     "total = hsum(total)",
+                    "whole = select(total == zero, one, total)",
                     f"at = head * {h.rows} + first + r",
                     f"st_{code}(sums_all, at, lane0_{code}(top + log(total)))",
-                    f"st_{code}(scores, r * {h.pitch} + {h.pitch - 1}, lane0_{code}(total))",
+                    f"st_{code}(scores, r * {h.pitch} + {h.pitch - 1}, lane0_{code}(whole))",
                 )
             s.gathered("scores", "v", "result", h.wide, wide)
             with s.open("for r in range(count)"):
@@ -347,6 +354,7 @@ def attention_grad(
                             f"inner = inner + y * vldm_{code}(g_all, at * {h.wide} + j, some)",
                         )
                     s("inner = hsum(inner)", f"top = splat_{code}(ld_{code}(sums_all, at))")
+                    s(s.shift())
                     with s.open("for j in range(0, limit, 16)"):
                         s.score_of()
                         s(

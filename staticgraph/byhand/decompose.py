@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from staticgraph.byhand import eigen
 from staticgraph.byhand.lapack import BLOCK, LapackSource
 from staticgraph.codegen.cpu import Kernels
 from staticgraph.types import SHORT, TensorType, is_complex, real_of
@@ -71,6 +72,10 @@ def _eigen(
 ) -> Kernels:
     """syevd of the transpose: its columns, the eigenvectors, are our rows, conjugated."""
     n, count, part = a.shape[-1], prod(a.shape[:-2]), SHORT[real_of(a.dtype)]
+    if eigen.is_batch(a, count):
+        return Kernels(
+            [eigen.symmetric(a, name, lower=lower, vectors=rows is not None, count=count)]
+        )
     vectors = {} if rows is None else {"v": ("out", 1)}
     s = LapackSource(a.dtype, a=("in", 0), w=("out", 0), **vectors)
     x = s.region("x", n * n) if rows is None else f"v + m * {n * n * s.size}"

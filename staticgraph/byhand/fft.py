@@ -4,7 +4,8 @@
 - With a prime factor too large for a transform by definition, n goes over a convolution with the
   chirp e^(i pi j^2 / n), by transforms of a length that has small factors (Bluestein).
 - Pairs of real numbers are complex ones, so a real transform of an even n is a complex one of n / 2
-  and a pass over its result; an odd n takes a whole complex one.
+  and a pass over its result, in the same kernel for rows that fit its memory; an odd n takes a
+  whole complex one.
 """
 
 from __future__ import annotations
@@ -180,6 +181,58 @@ class _Plan(Plan):
         s(f"back = back + splat_i64(o * {rows})")
         return Port("x", "back", 1, mask=mask, gather=True)
 
+    def _real_rows(self, *, inverse: bool, scale: float) -> bool:
+        """Rows of an even length by one kernel, if they are contiguous and fit scratch memory.
+
+        Elements k and n / 2 - k of Z and of X make each other, so that half a pass does it.
+        """
+        outer, n, inner = self.around
+        half = n // 2
+        job = Job(("in", 0), ("out", 0), outer, half, inner, inverse, scale if inverse else 1.0,
+                  "complex", "complex")  # fmt: skip
+        if max(primes(half), default=1) > LARGEST:
+            return False
+        code, both = self.code, COMPLEX[self.code]
+        self._fine_tables(n)
+
+        def pair(s: Lines, ahead: Pair, behind: Pair) -> tuple[Pair, Pair]:
+            """a = ahead + conj(behind) and w^k or w^-k times ahead - conj(behind)"""
+            a = s.let(f"{ahead[0]} + {behind[0]}"), s.let(f"{ahead[1]} - {behind[1]}")
+            b = s.let(f"{ahead[0]} - {behind[0]}"), s.let(f"{ahead[1]} + {behind[1]}")
+            w = self._fine(s, n, 1)
+            return a, s.times(b, (w[0], f"(-{w[1]})") if inverse else w)
+
+        def back(s: Lines, z: Pair) -> Pair:
+            return tuple(s.let(f"mirror({part})") for part in z)
+
+        def after(s: Lines, line: int) -> None:
+            for part in (0, line):
+                s(f"st_{code}(line, {part + half}, ld_{code}(line, {part}))")
+            with s.loop(f"for k in range(0, {half // 2 + 1}, 16):"):
+                ends = ("k", f"{half - 15} - k")
+                ahead, behind = (Port("line", at, 1, "split", line).load(s, "0") for at in ends)
+                a, b = pair(s, ahead, back(s, behind))
+                x = s.scale(s.behind(a, b), 0.5 * scale)
+                s(f"vst_{both}(y, row * {half + 1} + k, complex_({x[0]}, {x[1]}))")
+                x = back(s, s.scale(s.ahead(a, b), 0.5 * scale))
+                s(f"vst_{both}(y, (row + 1) * {half + 1} - 16 - k, complex_({x[0]}, -{x[1]}))")
+
+        def before(s: Lines, line: int) -> None:
+            with s.loop(f"for k in range(0, {half // 2 + 1}, 16):"):
+                s("real_ones = lanes(1 - k)")
+                ends = (f"row * {half + 1} + k", f"(row + 1) * {half + 1} - 16 - k")
+                ahead, behind = (Port("x", at, 1).load(s, "0") for at in ends)
+                x = [
+                    (re, s.let(f"select(real_ones, {s.const(0.0)}, {im})"))
+                    for re, im in (ahead, back(s, behind))
+                ]
+                a, b = pair(s, *x)
+                Port("line", "k", 1, "split", line).store(s, "0", s.ahead(a, b))
+                re, im = back(s, s.behind(a, b))
+                Port("line", f"{half - 15} - k", 1, "split", line).store(s, "0", (re, f"-{im}"))
+
+        return self.matrix(job, before if inverse else None, None if inverse else after)
+
     def real_forward(self, scale: float) -> None:
         """X[k] = E[k] - i w^k O[k], E and O the transforms of the even and odd elements.
 
@@ -187,6 +240,8 @@ class _Plan(Plan):
         """
         outer, n, inner = self.around
         half, even = n // 2, n % 2 == 0
+        if even and self._real_rows(inverse=False, scale=scale):
+            return
         rows, kind = (half, "pairs") if even else (n, "real")
         work = self.work(2 * outer * rows * inner)
         self.transform(("in", 0), work, outer, rows, inner, inverse=False, kind=kind)
@@ -224,6 +279,8 @@ class _Plan(Plan):
         """
         outer, n, inner = self.around
         half, even = n // 2, n % 2 == 0
+        if even and self._real_rows(inverse=True, scale=scale):
+            return
         rows, kind = (half, "pairs") if even else (n, "real")
         if even:
             self._fine_tables(n)

@@ -20,6 +20,7 @@ BYTES = {"f32": 4, "f64": 8}
 #: the largest prime whose transform is computed by its definition
 LARGEST = 47
 _FIXED = (2, 3, 4, 5, 8)
+LANES, LINE = 16, 64
 
 
 def primes(n: int) -> list[int]:
@@ -194,10 +195,11 @@ _COS = (
 class Port:
     """Where the rows of sixteen columns stand: row r of the lanes at index `at + r * step`.
 
-    `kind` is "complex"; "real" (imaginary parts 0); "pairs": parts in rows 2 r and 2 r + 1 of a
-    real array; or "split": parts in two planes, `plane` elements apart. `at` is the source of an
-    index, or with `gather` of an int64 vector of them; `mask` names the lanes that exist, if not
-    all do. With `swap` the parts change places, which makes an inverse transform of a forward one.
+    `kind` is "complex"; "real" (imaginary parts 0); "pairs": from 2 r steps on, parts `plane`
+    elements apart; or "split": parts in two planes, `plane` apart. `at` is the source of an index,
+    or with `gather` of an int64 vector of them; `mask` names the lanes that exist, if not all do.
+    With `swap` the parts change places, which makes an inverse transform of a forward one.
+    With `claims` a store of complex numbers asks for the lines to its right, which come next.
     """
 
     address: str
@@ -209,6 +211,7 @@ class Port:
     gather: bool = False
     swap: bool = False
     scale: float = 1.0
+    claims: bool = False
 
     def _index(self, row: str, extra: int) -> str:
         rows = f"({row}) * {self.step} + {extra}"
@@ -228,7 +231,7 @@ class Port:
         elif self.kind == "real":
             pair = s.let(self._read(code, row, 0)), s.const(0.0)
         elif self.kind == "pairs":
-            pair = tuple(s.let(self._read(code, f"2 * ({row})", k)) for k in (0, self.step))
+            pair = tuple(s.let(self._read(code, f"2 * ({row})", k)) for k in (0, self.plane))
         else:
             pair = tuple(s.let(self._read(code, row, k)) for k in (0, self.plane))
         return pair[::-1] if self.swap else pair
@@ -240,8 +243,16 @@ class Port:
         else:
             s(f"vstm_{code}({place}, {self.mask})" if self.mask else f"vst_{code}({place})")
 
+    def _claim(self, s: Lines, row: str) -> None:
+        """Ask for the cache lines that the next sixteen complex columns of a row will be in."""
+        code = COMPLEX[s.code]
+        for column in range(LANES, 2 * LANES, LINE // (2 * BYTES[s.code])):
+            s(f"claim_{code}({self.address}, {self._index(row, column)})")
+
     def store(self, s: Lines, row: str, pair: Pair) -> None:
         code = s.code
+        if self.claims:
+            self._claim(s, row)
         pair = pair[::-1] if self.swap else pair
         if self.scale != 1.0:
             pair = s.scale(pair, self.scale)
@@ -250,7 +261,7 @@ class Port:
         elif self.kind == "real":
             self._write(s, code, row, 0, pair[0])
         elif self.kind == "pairs":
-            for part, k in zip(pair, (0, self.step), strict=True):
+            for part, k in zip(pair, (0, self.plane), strict=True):
                 self._write(s, code, f"2 * ({row})", k, part)
         else:
             for part, k in zip(pair, (0, self.plane), strict=True):

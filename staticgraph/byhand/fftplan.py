@@ -11,18 +11,17 @@ forward one with real and imaginary parts exchanged on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isqrt, pi, prod
 
-from staticgraph.byhand.fftlines import BYTES, Columns, Lines, Pair, Port, Twist, radices
+from staticgraph.byhand.fftlines import BYTES, LANES, Columns, Lines, Pair, Port, Twist, radices
 from staticgraph.byhand.source import TILE_WORK
 from staticgraph.codegen.cpu import HEADER, Kernels, KernelSpec
 from staticgraph.types import SHORT, TensorType, real_of
 
 Ref = tuple[str, int]
-LANES = 16
 #: rows from which a row becomes a matrix, and up to which this matrix is in scratch
 MATRIX, IN_SCRATCH = 64, 1 << 14
 #: the longest transform whose sixteen columns are in scratch as they are
@@ -63,16 +62,22 @@ class Job:
     def entry(self, s: Lines, o: str, lane: str, step: int, mask: str, gather=False) -> Port:
         """The operand `x` at `o` of the outer axes, whose columns begin at `lane`."""
         s(f"x_at = {self._base(self.kind, o, gather)} + {lane}")
-        return Port("x", "x_at", step, self.kind, 0, mask, gather, self.inverse)
+        return Port("x", "x_at", step, self.kind, self.inner, mask, gather, self.inverse)
 
     def exit(self, s: Lines, o: str, lane: str, step: int, mask: str, gather=False) -> Port:
         """The result `y`, as `entry`."""
         s(f"y_at = {self._base(self.result, o, gather)} + {lane}")
-        return Port("y", "y_at", step, self.result, 0, mask, gather, self.inverse, self.scale)
+        return Port(
+            "y", "y_at", step, self.result, self.inner, mask, gather, self.inverse, self.scale
+        )
 
     def _base(self, kind: str, o: str, gather: bool) -> str:
         step = (2 if kind == "pairs" else 1) * self.n * self.inner
         return f"{o} * splat_i64({step})" if gather else f"{o} * {step}"
+
+
+#: writes the lines of a pass over one row, whose two planes at `line` are that far apart
+Half = Callable[[Lines, int], None]
 
 
 class Plan:
@@ -147,10 +152,10 @@ class Plan:
 
     def smooth(self, job: Job) -> None:
         """A transform whose length has no large prime factor."""
+        if self.matrix(job):
+            return
         split = _split(job.n)
-        if split and job.inner == 1 and MATRIX <= job.n <= IN_SCRATCH:
-            self._matrix(job, *split)
-        elif split and (job.n > COLUMN or (job.inner < LANES and job.n >= 4 * MATRIX)):
+        if split and (job.n > COLUMN or (job.inner < LANES and job.n >= 4 * MATRIX)):
             self._halves(job, *split)
         else:
             self._columns(job)
@@ -197,6 +202,9 @@ class Plan:
             if beside:
                 source = job.entry(s, "o", "c", inner, mask)
                 target = job.exit(s, "o", "c", inner, mask)
+                # So many rows that the cache's own foresight has lost the first one by then.
+                claims = n >= MATRIX and job.result == "complex"
+                target = replace(target, claims=claims)
             else:
                 s("lane = splat_i64(c) + iota()", f"row = lane // splat_i64({inner})")
                 s(f"lane = lane - row * splat_i64({inner})")
@@ -236,28 +244,48 @@ class Plan:
         table = Port("angles", "0", 2 * LANES, "split", LANES)
         return lambda s, k, q: s.times(table.load(s, f"{ready} + {k}"), table.load(s, q))
 
-    def _matrix(self, job: Job, a: int, b: int) -> None:
-        """Rows of n = a b elements, each with its a x b matrix in scratch."""
+    def matrix(self, job: Job, before: Half | None = None, after: Half | None = None) -> bool:
+        """Rows of n = a b elements, each with its a x b matrix in scratch; False if this is no way.
+
+        `before` makes the operand or `after` takes the result of a row, which is in scratch then.
+        """
+        split = _split(job.n)
+        if not split or job.inner != 1 or not MATRIX <= job.n <= IN_SCRATCH:
+            return False
+        a, b = split
         plane, pitch = LANES * max(a, up(b)), up(b) + LANES
         first, second = self._core(a, plane), self._core(b, plane, "circle2")
         twist, size, whole = self._twist(a, b), BYTES[self.code], a * pitch
         s = self.lines(x=job.source, y=job.target)
         self._begin(s, first, second)
         s(f"matrix = other + {2 * plane * size}")
+        s(f"line = matrix + {(2 * whole + LANES) * size}")
+        line = up(job.n + 1) if before or after else 0
         each = max(1, TILE_WORK // job.n)
         loop = f"for row in range(tile * {each}, min((tile + 1) * {each}, {job.outer})):"
         with s.loop("for tile in range(lo, hi):"), s.loop(loop):
+            if before:
+                before(s, line)
             with s.loop(f"for c in range(0, {b}, 16):"):
                 s(f"m = lanes({b} - c)")
-                source = job.entry(s, "row", "c", b, "m" if b % LANES else "")
+                mask = "m" if b % LANES else ""
+                source = job.entry(s, "row", "c", b, mask)
+                if before:
+                    source = Port("line", "c", b, "split", line, mask, swap=job.inverse)
                 first.emit(s, source, Port("matrix", "c", pitch, "split", whole), twist)
             with s.loop(f"for c in range(0, {a}, 16):"):
                 s(f"m = lanes({a} - c)")
                 self._turn(s, second, "matrix", "c", a, b, whole)
-                target = job.exit(s, "row", "c", a, "m" if a % LANES else "")
+                mask = "m" if a % LANES else ""
+                target = job.exit(s, "row", "c", a, mask)
+                if after:
+                    target = Port("line", "c", a, "split", line, mask, swap=job.inverse)
                 second.emit(s, second.buffer(-1), target)
-        scratch = (4 * plane + 2 * whole + LANES) * size
+            if after:
+                after(s, line)
+        scratch = (4 * plane + 2 * whole + LANES + 2 * line) * size
         self.add(s, -(-job.outer // each), job.elements, scratch, self._turned(pitch))
+        return True
 
     def _turned(self, pitch: int) -> str:
         return (
@@ -292,7 +320,7 @@ class Plan:
                 f"w_at = o * {a * pitch} + c",
             )
             twist = self._own_twist(s, a, job.n)
-            source = job.entry(s, "o", "c", b * inner, "m" if b * inner % LANES else "")
+            source = job.entry(s, *self._lanes(s, job, job.kind, b))
             core.emit(s, source, Port("w", "w_at", pitch, "split", whole), twist)
         self.add(s, tiles, job.elements, buffers + 2 * LANES * (a + 1) * size)
 
@@ -311,10 +339,21 @@ class Plan:
                 s(f"w_at = (splat_i64(o * {a}) + row) * splat_i64({pitch})")
                 s(f"w_at = w_at + lane - row * splat_i64({inner})")
                 source = replace(source, mask="m", gather=True)
-            target = job.exit(s, "o", "c", a * inner, "m" if a * inner % LANES else "")
+            target = job.exit(s, *self._lanes(s, job, job.result, a))
             core.emit(s, source, target)
         head = self._turned(pitch) if inner == 1 else ""
         self.add(s, tiles, job.elements, 4 * core.plane * size, head)
+
+    def _lanes(self, s: Lines, job: Job, kind: str, columns: int) -> tuple:
+        """Arguments of a port for the columns from c of o on, with the inner axes as one row."""
+        inner, step = job.inner, columns * job.inner
+        if kind != "pairs":
+            return "o", "c", step, "m" if step % LANES else ""
+        if inner % LANES == 0:
+            return "o", f"c + c // {inner} * {inner}", step, ""
+        s("spot = splat_i64(c) + iota()")
+        s(f"spot = spot + spot // splat_i64({inner}) * splat_i64({inner})")
+        return "splat_i64(o)", "spot", step, "m", True
 
     # -- passes over rows -------------------------------------------------------------------------
 

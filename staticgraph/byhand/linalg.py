@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from staticgraph.byhand import elimination
+from staticgraph.byhand import elimination, panels
 from staticgraph.byhand.lapack import BLOCK, LapackSource, place
 from staticgraph.codegen.cpu import Kernels
 from staticgraph.types import TensorType
@@ -22,6 +22,8 @@ def lu_factor(types: Types, out: Types, *, name: str) -> Kernels:
     count = prod(a.shape[:-2])
     if count and elimination.is_small(a):
         return Kernels([elimination.lu(a, name, count)])
+    if panels.is_large(a):
+        return panels.lu_factor(a, name=name)
     s = LapackSource(
         a.dtype, a=("in", 0), lu=("out", 0), perm=("out", 1), parity=("out", 2), info=("out", 3)
     )
@@ -56,6 +58,8 @@ def lu_inverse(types: Types, out: Types, *, name: str) -> Kernels:
     """getri without exchanges, then the rows go where they belong."""
     lu, n = types[0], types[0].shape[-1]
     count = prod(lu.shape[:-2])
+    if panels.is_large(lu):
+        return panels.lu_inverse(lu, name=name)
     s = LapackSource(lu.dtype, lu=("in", 0), perm=("in", 1), y=("out", 0))
     x, pivots, status = s.region("x", n * n), s.region("pivots", n, "i32"), s.region("status", 1)
     work = s.region("work", n * BLOCK)

@@ -115,7 +115,7 @@ def _print(terminal: Terminal, made: Bench) -> None:
     )
     terminal.facts(
         "throughput",
-        f"{units.digits(made.throughput)} runs/s   {units.rate(made.flops / made.median, 'F')}"
+        f"{units.digits(made.throughput)} runs/s   {units.rate(made.flops / made.median, 'FLOP')}"
         f"   {units.rate(made.bytes / made.median, 'B')}   (counted work over measured time)",
     )
     terminal.facts(

@@ -33,6 +33,12 @@ _NUMERICS = Option(
     help="First look for NaN and Inf, once; exit 1 where there is one.",
 )
 _NAN = Option("--nan", is_flag=True, help="Look for NaN alone; Inf may be meant.")
+_COUNTERS = Option(
+    "--counters",
+    group="Measuring",
+    is_flag=True,
+    help="Also what the processor counts, where perf can ask it.",
+)
 _ROOFS = Option(
     "--roofs/--no-roofs",
     group="Measuring",
@@ -50,7 +56,7 @@ _STAGE = Option(
 _HEAT = Option("--heat", group="Graph", is_flag=True, help="Run it, and colour boxes by time.")
 _LINES = Option("--lines", group="Graph", is_flag=True, help="Text: with the user's lines.")
 _PICTURE = o.file_option("-o", "--output", does="By its ending: .svg .dot .json .txt .sg.")
-_REFRESH = Option("--refresh", is_flag=True, help="Measure again.")
+_REFRESH = Option("--redo", "--refresh", "refresh", is_flag=True, help="Forget and measure again.")
 _FORCE = Option("--force", is_flag=True, help="Compare profiles of different machines.")
 _OPS = Option("--ops", is_flag=True, help="List the ops there are.")
 _DIFF = Option("--diff", group="Output", is_flag=True, help="What each pass changed.")
@@ -84,24 +90,41 @@ _TIME_LIMIT = Option(
     metavar="5s",
     help="For the search of one plan.",
 )
-_SVG = [
+_PICTURES = [
     o.file_option("--svg", does="A picture."),
+    o.file_option("--png", does="The same in pixels."),
+    o.file_option("--html", does="One page with the table and all pictures."),
     Option(
         "--picture",
         group="Output",
         type=click.Choice(["pareto", "memory", "grid"]),
-        default="pareto",
-        show_default=True,
         help="All curves; what is live at each step; what is computed and kept when.",
     ),
-    Option("--at", group="Output", metavar="SIZE", help="Budget of the picture of one plan."),
+    Option("--at", group="Output", metavar="SIZE", help="Budget of what shows one plan."),
 ]
+_WHY = Option(
+    "--explain",
+    "why",
+    group="Output",
+    multiple=True,
+    metavar="VALUE",
+    help="Why a value is kept or computed again: a name, a number or file.py:12.",
+)
 _SWEEP_BUDGET = Option(
     "--sweep-budget",
     group="Study",
     metavar="A..B[:N]",
     help="Also plan and run within budgets, such as 100%..40%.",
 )
+_OPEN = [
+    Option("--open", group="Output", is_flag=True, help="The page of --html, in the browser."),
+    Option(
+        "--open-trace",
+        group="Output",
+        is_flag=True,
+        help="The trace in ui.perfetto.dev, served from here until it has it.",
+    ),
+]
 _TOP = next(option for option in o.ROWS if option.name == "top")
 
 COMMANDS = [
@@ -115,6 +138,7 @@ COMMANDS = [
             *o.RUNS,
             _SWEEP,
             _ROOFS,
+            _COUNTERS,
             _NUMERICS,
             *o.ROWS,
             *o.EXPORTS,
@@ -156,6 +180,8 @@ COMMANDS = [
             _TOP,
             o.JSON,
             o.CSV,
+            *_PICTURES,
+            _WHY,
             *o.CHECKS,
             *o.GENERAL,
         ],
@@ -174,12 +200,13 @@ COMMANDS = [
             *o.INPUTS,
             o.JSON,
             o.CSV,
-            *_SVG,
+            *_PICTURES,
+            _WHY,
             *o.GENERAL,
         ],
         (
-            "staticgraph pareto mlp.py:step --budgets 100%..40% --svg step.svg",
-            "staticgraph pareto dag.json --strategies best,rotor",
+            "staticgraph pareto mlp.py:step --budgets 100%..40% --html step.html",
+            "staticgraph pareto dag.json --strategies best,rotor --explain conv3 --at 60%",
         ),
     ),
     Command(
@@ -244,6 +271,7 @@ COMMANDS = [
             click.Argument(["file"], metavar="FILE"),
             *o.ROWS,
             *o.EXPORTS,
+            *_OPEN,
             *o.CHECKS,
             *o.GENERAL,
         ],
@@ -253,7 +281,7 @@ COMMANDS = [
         "machine",
         "Show what this machine can do at most, measured.",
         [_REFRESH, o.JSON, *o.GENERAL],
-        ("staticgraph machine", "staticgraph machine --refresh"),
+        ("staticgraph machine", "staticgraph machine --redo"),
     ),
     Command(
         "cache",

@@ -15,10 +15,10 @@ from staticgraph.cli.measuring import Budget
 from staticgraph.cli.models import Request
 from staticgraph.cli.outputs import Outputs
 from staticgraph.cli.problems import INTERRUPTED, Problem
+from staticgraph.cli.reporting import read_report
 from staticgraph.cli.terminal import Terminal
 from staticgraph.cli.verdicts import LEAST_ROUNDS
 from staticgraph.profiling import units
-from staticgraph.profiling.report import load_report
 from staticgraph.profiling.rows import encode
 
 METRICS = ("a", "b", "ratio", "differences")
@@ -35,7 +35,7 @@ def run(o: Any) -> int:
     files = [_is_profile(name) for name in names]
     if all(files):
         short = [Path(name).name for name in names]
-        made = compare_files(*(load_report(name) for name in names), short, o.force)
+        made = compare_files(*map(read_report, names), short, o.force)
     elif any(files):
         raise Problem(f"{names[0]} and {names[1]}: compare two models or two profiles")
     else:
@@ -121,6 +121,8 @@ def _ratio(made: Comparison) -> str:
     slower = wall.ratio >= 1
     ratio, word = (wall.ratio, "slower") if slower else (1 / wall.ratio, "faster")
     text = f"b is {ratio:.3f}x {word}"
+    if made.paired and (made.b_median > made.a_median) != slower:
+        text += " pair by pair"  # the two medians, of different moments, say otherwise
     if wall.low is None or wall.high is None:
         return f"{text}   no interval below {LEAST_ROUNDS} rounds"
     low, high = (wall.low, wall.high) if slower else (1 / wall.high, 1 / wall.low)

@@ -18,7 +18,6 @@ import psutil
 import threadpoolctl
 
 from staticgraph import cudarun, kernelcache, native
-from staticgraph.cli.columns import Column
 from staticgraph.cli.outputs import Outputs
 from staticgraph.cli.problems import FAILED
 from staticgraph.cli.terminal import Terminal
@@ -27,11 +26,11 @@ from staticgraph.errors import TargetError
 from staticgraph.frontend import input as graph_input
 from staticgraph.gradient import grad
 from staticgraph.kernelcache import KernelCache
-from staticgraph.op import OPS
 from staticgraph.ops import tanh
 from staticgraph.profiling import units
 from staticgraph.profiling.machine import cpu_name, machine_file, versions
 from staticgraph.profiling.rows import encode
+from staticgraph.registry import OPS
 from staticgraph.threads import default_threads, layer
 
 _FILES = {"json": ".json"}
@@ -59,8 +58,9 @@ def run(o: Any) -> int:
     document = {"schema": "staticgraph.doctor/1", "findings": [encode(f) for f in found]}
     outputs.write("json", lambda: json.dumps(document))
     if not outputs.stdout_taken:
-        columns = [Column("", "<"), Column("", "<"), Column("", "<", cut="right")]
-        terminal.table(columns, [[f.name, f.state, f.text] for f in found])
+        for f in found:
+            style = {"ok": "", "note": "yellow", "bad": "bold red"}[f.state]
+            terminal.facts(f.name, f"{f.state}   {f.text}", style)
     return FAILED if any(f.state == "bad" for f in found) else 0
 
 
@@ -111,7 +111,7 @@ def _blas() -> tuple[str, str]:
     names = [
         f"{i['internal_api']} {i.get('version') or ''}, {i['num_threads']} threads" for i in held
     ]
-    return "ok", f"{'; '.join(names)} (NumPy's; our own products use none)"
+    return "ok", "   ".join([*names, "NumPy's; our own products use none"])
 
 
 def _cache() -> tuple[str, str]:

@@ -8,10 +8,10 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
+from staticgraph.codegen.select import kernel_name
 from staticgraph.errors import GradientLine, shorten
 from staticgraph.fusion import FUSION
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
-from staticgraph.plan import kernel_name
 from staticgraph.profiling import layout
 
 SCHEMA = "staticgraph.graph/1"

@@ -33,7 +33,8 @@ def run(o: Any) -> int:
         raise failed("--device cuda: explain looks at kernels of the CPU")
     count = len([s for s in fn.plan.steps if s.kind in ("kernel", "copy")])
     if o.kernel is not None and not 1 <= o.kernel <= count:
-        raise Problem(f"there is no kernel {o.kernel}; {model.label} has 1 to {count}")
+        known = f"has 1 to {count}" if count else "has none"
+        raise Problem(f"there is no kernel {o.kernel}; {model.label} {known}")
     made = fn.explain(o.kernel, diff=o.diff)
     made.model = model.label
     if views:
@@ -41,7 +42,7 @@ def run(o: Any) -> int:
         return 0
     outputs.write("json", lambda: json.dumps(encode(made)))
     if not outputs.stdout_taken:
-        width = 1 << 16 if terminal.plain else terminal.width
+        width = 0 if terminal.plain else terminal.width
         terminal.report(explaintext.render(made, width, o.top))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from staticgraph.cli.problems import INTERRUPTED, USAGE, Problem
+from staticgraph.cli.problems import FAILED, INTERRUPTED, USAGE, Problem, meant
+from staticgraph.errors import StaticGraphError
 
 
 class Option(click.Option):
@@ -79,11 +81,16 @@ class Program(click.Group):
         try:
             code = super().main(words, **extra)
         except click.Abort:
+            click.echo("interrupted", err=True)
             code = INTERRUPTED
         except click.ClickException as error:
             if verbose:
                 traceback.print_exception(error)
             code = _report(error)
+        except Exception as error:
+            if verbose:
+                raise
+            code = _fault(error)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -92,7 +99,7 @@ def _report(error: click.ClickException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True, color=False)
         return USAGE
-    click.echo(f"error: {' '.join(error.format_message().split())}", err=True, color=False)
+    click.echo(f"error: {' '.join(_said(error).split())}", err=True, color=False)
     if isinstance(error, Problem):
         if error.detail:
             click.echo(error.detail.rstrip("\n"), err=True, color=False)
@@ -100,6 +107,27 @@ def _report(error: click.ClickException) -> int:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(f"try: {error.ctx.command_path} --help", err=True, color=False)
     return USAGE
+
+
+def _fault(error: Exception) -> int:
+    """What no command foresaw: an error of the graph in its own words, else a fault of ours."""
+    if isinstance(error, StaticGraphError):
+        text = error.summary
+    else:
+        text = f"{type(error).__name__}: {error}; this is a fault of staticgraph (--traceback)"
+    click.echo(f"error: {' '.join(text.split())}", err=True, color=False)
+    return FAILED
+
+
+def _said(error: click.ClickException) -> str:
+    """Click's words; of a word that is none of a choice, what was meant."""
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+    found = re.match(r"'([^']*)' is not one of", getattr(error, "message", ""))
+    if isinstance(kind, click.Choice) and found:
+        name = error.param.opts[0] if isinstance(error.param, click.Option) else error.param.name
+        known = [str(word) for word in kind.choices]
+        return f"{name} {found[1]}: no such word{meant(found[1], known, also=len(known))}"
+    return error.format_message()
 
 
 class Sided(Command):

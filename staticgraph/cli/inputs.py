@@ -116,6 +116,14 @@ def draw(
     return np.asarray(made).astype(t.dtype)
 
 
+def drawn_as(how: tuple[str, tuple[float, ...]] | None, seed: int) -> str:
+    """'random, seed 0', 'zeros', 'int 0,10, seed 0': where numbers come from."""
+    if how is None:
+        return f"random, seed {seed}"
+    kind, numbers = how
+    return f"{kind} {','.join(f'{x:g}' for x in numbers)}, seed {seed}" if numbers else kind
+
+
 def array_file(path: str) -> np.ndarray:
     """The array of `@x.npy`."""
     try:
@@ -205,7 +213,7 @@ def arrays_for(
             a, origin = np.asarray(examples[name]), "the model's own"
         else:
             check_type(name, spec.shape, spec.dtype, t, label, cure)
-            a, origin = draw(t, spec.draw, rng), f"random, seed {given.seed}"
+            a, origin = draw(t, spec.draw, rng), drawn_as(spec.draw, given.seed)
         check_type(name, a.shape, None, t, label, cure)
         if not np.can_cast(a.dtype, t.dtype, "same_kind"):
             raise Problem(f"input {name!r} is {a.dtype} but {label} declares {t.dtype}")

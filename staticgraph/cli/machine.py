@@ -9,15 +9,15 @@ from staticgraph.cli.columns import Column
 from staticgraph.cli.outputs import Outputs
 from staticgraph.cli.terminal import Terminal
 from staticgraph.profiling import units
-from staticgraph.profiling.machine import machine, machine_file
+from staticgraph.profiling.machine import SCHEMA, machine, machine_file
 from staticgraph.profiling.rows import Level, Machine, Roof, encode
 
 _FILES = {"json": ".json"}
 _COLUMNS = [
     Column("roof", "<"),
     Column("of", "<"),
-    Column("median"),
-    Column("best", drop=2),
+    Column("best"),
+    Column("median", drop=2),
     Column("spread", drop=1),
     Column("over", drop=3),
 ]
@@ -30,14 +30,20 @@ def run(o: Any) -> int:
     if o.refresh or not machine_file().exists():
         terminal.remark("measuring this machine; it takes some seconds")
     made = machine(refresh=o.refresh)
-    outputs.write("json", lambda: json.dumps({"schema": "staticgraph.machine/1"} | encode(made)))
+    outputs.write("json", lambda: json.dumps({"schema": SCHEMA} | encode(made)))
     if not outputs.stdout_taken:
         terminal.facts("cpu", f"{made.cpu}   {made.cores} cores, {made.threads} threads used")
         terminal.facts(
             "measured",
-            f"{made.date} in {units.seconds(made.seconds)}   again with --refresh"
+            f"{made.date} in {units.seconds(made.seconds)}   again with --redo"
             f"   kept in {machine_file()}",
         )
+        if made.busy:
+            terminal.facts(
+                "busy",
+                f"{made.busy}   roofs may be too low   the next command that needs them measures"
+                " again, after a quarter of an hour",
+            )
         terminal.line()
         terminal.table(_COLUMNS, rows(made))
     return 0
@@ -53,11 +59,14 @@ def rows(made: Machine) -> list[list[str]]:
             found.append(_roof(_cache(level), _of("triad", threads), level.triad, "B", over))
         if made.threads == 1:
             break
-    found += [_roof("fma", _of(dtype, made.threads), r, "F") for dtype, r in made.fma.items()]
+    found += [_roof("fma", _of(dtype, made.threads), r, "FLOP") for dtype, r in made.fma.items()]
     if made.threads > 1:
-        found += [_roof("fma", _of(dtype, 1), r, "F") for dtype, r in made.fma_one.items()]
-    found.append(_roof("matmul", "float32, ours", made.sgemm, "F"))
-    found.append(_roof("matmul", "float32, NumPy's BLAS", made.blas, "F"))
+        found += [_roof("fma", _of(dtype, 1), r, "FLOP") for dtype, r in made.fma_one.items()]
+    found += [_roof("exp", _of(dtype, made.threads), r, "calls") for dtype, r in made.math.items()]
+    if made.threads > 1:
+        found += [_roof("exp", _of(dtype, 1), r, "calls") for dtype, r in made.math_one.items()]
+    found.append(_roof("matmul", "float32, ours", made.sgemm, "FLOP"))
+    found.append(_roof("matmul", "float32, NumPy's BLAS", made.blas, "FLOP"))
     return found
 
 
@@ -70,5 +79,5 @@ def _cache(level: Level) -> str:
 
 
 def _roof(name: str, of: str, roof: Roof, unit: str, over: str = "") -> list[str]:
-    best = units.rate(roof.high, unit)
-    return [name, of, units.rate(roof.value, unit), best, f"+-{100 * roof.cv:.0f}%", over]
+    median, best = units.rate(roof.low, unit), units.rate(roof.high, unit)
+    return [name, of, best, median, f"+-{100 * roof.cv:.0f}%", over]

@@ -12,6 +12,7 @@ from staticgraph.cli.problems import Problem
 from staticgraph.cli.quantity import quantity
 from staticgraph.cli.terminal import Terminal
 from staticgraph.cli.worker import Task, profile_afresh
+from staticgraph.profiling.machine import is_due
 from staticgraph.profiling.report import Report
 from staticgraph.profiling.rows import decode
 from staticgraph.profiling.summary import merged
@@ -50,6 +51,8 @@ class Budget:
 
 def measured(request: Request, budget: Budget, terminal: Terminal, roofs: bool) -> Report:
     """A report of one process, this one, or of several fresh ones; partial after Ctrl-C."""
+    if roofs and is_due():
+        terminal.remark("measuring what this machine can do first; it takes some seconds")
     if budget.processes == 1:
         model = load_model(request)
         with terminal.progress(model.label) as advance:

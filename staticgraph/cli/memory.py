@@ -15,7 +15,14 @@ from staticgraph.cli.checks import parse_checks, verdict
 from staticgraph.cli.columns import Column
 from staticgraph.cli.models import Model, Request, load_model
 from staticgraph.cli.outputs import Outputs
-from staticgraph.cli.pareto import show, study_of
+from staticgraph.cli.pareto import (
+    FILES,
+    check_at,
+    show,
+    show_reasons,
+    study_of,
+    write_pictures,
+)
 from staticgraph.cli.problems import INTERRUPTED, failed
 from staticgraph.cli.terminal import Terminal
 from staticgraph.compile import compile
@@ -24,11 +31,11 @@ from staticgraph.plan import ALIGN
 from staticgraph.profiling import units
 from staticgraph.profiling.arena import memory_of
 from staticgraph.profiling.rows import LiveRow, Memory, encode
+from staticgraph.study import as_planned
 from staticgraph.threads import get_threads
 
 SCHEMA = "staticgraph.memory/1"
 METRICS = ("peak", "lower_bound", "inputs", "outputs", "state", "rss", "difference")
-_FILES = {"json": ".json", "csv": ".csv"}
 _PLOT_ROWS = 6
 _COLUMNS = [
     Column("live at the peak", "<", cut="right"),
@@ -53,16 +60,19 @@ class Measured:
 def run(o: Any) -> int:
     """The command."""
     checks = parse_checks(o.fail_if, METRICS)
+    check_at(o.at)
     terminal = Terminal(o)
     model = load_model(Request.of(o, o.model))
-    outputs = Outputs(o, model.label, _FILES)
+    outputs = Outputs(o, model.label, FILES)
     if model.function.options["target"] != "cpu":
         raise failed("--device cuda: memory looks at the arena of the CPU")
     measured = measure(model)
     memory = memory_of(model.function, [])
-    swept = None
+    swept = drawn = None
     if o.sweep_budget is not None:
-        swept = study_of(Request.of(o, o.model), o.sweep_budget, [POLICY], terminal)
+        swept = drawn = study_of(Request.of(o, o.model), o.sweep_budget, [POLICY], terminal)
+    elif any(name in outputs.targets for name in ("svg", "png", "html")) or o.why:
+        drawn = as_planned(model.function, model.label)
     document = {
         "schema": SCHEMA,
         "model": model.label,
@@ -72,11 +82,15 @@ def run(o: Any) -> int:
     }
     outputs.write("json", lambda: json.dumps(document))
     outputs.write("csv", lambda: _csv(memory))
+    if drawn is not None and drawn.points:
+        write_pictures(outputs, drawn, o, "memory" if swept is None else "pareto")
     if not outputs.stdout_taken:
         _print(terminal, model, memory, measured, o.top)
         if swept is not None:
             terminal.line()
             show(terminal, swept)
+        if drawn is not None:
+            show_reasons(terminal, drawn, o)
     metrics = {
         "peak": float(memory.peak),
         "lower_bound": float(memory.lower_bound),

@@ -7,6 +7,7 @@ returns (function, inputs) or anything else of this list, tensors, a graph, or a
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import os
@@ -24,11 +25,12 @@ from staticgraph.compile import Function, as_pipeline, compile, load
 from staticgraph.errors import StaticGraphError, TargetError
 from staticgraph.frontend import Traced, function
 from staticgraph.gradient import grad
-from staticgraph.ir import Graph, Tensor, Variable
+from staticgraph.ir import Graph, Variable
 from staticgraph.ops import sum as total
 from staticgraph.optim import sgd
 from staticgraph.passmanager import Pipeline
 from staticgraph.profiling.report import Report
+from staticgraph.tensor import Tensor
 from staticgraph.textreader import parse
 from staticgraph.types import TensorType, is_float
 
@@ -164,15 +166,32 @@ class _Loader:
         return value
 
     def call_or_trace(self, value: Any, arguments: dict[str, Any]) -> Any:
-        """Trace with the types of `-i`; call where no parameter is left that needs one."""
+        """Trace with the types of `-i`; call where no parameter is left that needs one.
+
+        `-i n=128` is the number where the parameter has a default or is an `int`; else it is a
+        vector, or where the function takes none, the number.
+        """
         self.parameters = inspect.signature(value).parameters
         numbers = {
             n: s.integer
             for n, s in self.given.specs.items()
             if s.integer is not None and n in self.parameters and not isinstance(value, Traced)
         }
-        self.given = self.given.without(set(numbers))
-        arguments |= numbers
+        sure = {n: k for n, k in numbers.items() if _is_number(self.parameters[n])}
+        given = self.given
+        try:
+            return self.with_numbers(value, arguments | sure, set(sure))
+        except Problem as problem:
+            if sure == numbers:
+                raise
+            self.given = given
+            with contextlib.suppress(Problem):
+                return self.compiled(self.with_numbers(value, arguments | numbers, set(numbers)))
+            raise problem from problem.__cause__
+
+    def with_numbers(self, value: Any, arguments: dict[str, Any], numbers: set[str]) -> Any:
+        """Trace or call, with all that is no tensor in `arguments`."""
+        self.given = self.given.without(numbers)
         self.refuse(arguments, self.parameters)
         free = [n for n, p in self.parameters.items() if n not in arguments and p.kind in _NAMED]
         typed = {n: t for n in free if (t := self.given.type_of(n)) is not None}
@@ -241,8 +260,9 @@ class _Loader:
         leaves, _ = tree.flatten(value)
         if leaves and all(isinstance(t, Tensor) for t in leaves):
             return self.compile(value, None)
+        verb = "returned" if callable(self.found.value) else "is"
         raise Problem(
-            f"{self.found.label} is {type(value).__name__}; a model is a compiled function,"
+            f"{self.found.label} {verb} {_said(value)}; a model is a compiled function,"
             " tensors, a function of tensors, or a factory that returns (function, inputs)"
         )
 
@@ -314,6 +334,20 @@ def _of_graph(graph: Graph) -> Function:
 
 def _needs_self(owner: type, name: str) -> bool:
     return inspect.isfunction(inspect.getattr_static(owner, name))
+
+
+def _said(value: Any) -> str:
+    """'nothing', '3 (int)', 'a dict'."""
+    if value is None:
+        return "nothing"
+    return (
+        f"{value!r} ({type(value).__name__})" if np.isscalar(value) else f"a {type(value).__name__}"
+    )
+
+
+def _is_number(parameter: inspect.Parameter) -> bool:
+    empty = parameter.default is inspect.Parameter.empty
+    return not empty or parameter.annotation in (int, "int")
 
 
 def _take(owner: type, arguments: dict[str, Any]) -> dict[str, Any]:

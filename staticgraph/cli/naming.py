@@ -27,7 +27,8 @@ from staticgraph import errors
 from staticgraph.cli.problems import Problem, failed, meant
 from staticgraph.compile import Function
 from staticgraph.frontend import Traced
-from staticgraph.ir import Graph, Tensor, Variable
+from staticgraph.ir import Graph, Variable
+from staticgraph.tensor import Tensor
 
 #: code of others: the user is not sent there
 _FOREIGN = tuple(
@@ -54,8 +55,7 @@ class Found:
 def split(name: str) -> tuple[str, str]:
     """('examples/mlp.py', 'step'); the second is '' where there is none."""
     head, colon, tail = name.rpartition(":")
-    drive = len(head) == 1 and head.isalpha()
-    if not colon or drive or "/" in tail or "\\" in tail:
+    if not colon or "/" in tail or "\\" in tail:  # that of C:\models\mlp.py is no name
         return name, ""
     return head, tail
 
@@ -95,7 +95,9 @@ def _names(value: Any) -> set[str]:
 def _candidates(value: Any) -> list[str]:
     """The names in a module or class that could be models, in the order they are written."""
     if isinstance(value, type):
-        return [n for n, v in vars(value).items() if not n.startswith("_") and callable(v)]
+        return [
+            n for n in vars(value) if not n.startswith("_") and callable(getattr(value, n, None))
+        ]
     return [n for n, v in vars(value).items() if not n.startswith("_") and _kind(v, value)]
 
 
@@ -119,6 +121,9 @@ def _listing(module: ModuleType, name: str) -> str:
         kind = _kind(value, module)
         given = str(inspect.signature(value)) if kind in ("function", "traced") else f"  {value!r}"
         rows.append(f"  {name}:{attribute}{given}  [{kind}]")
+    for owner in vars(module).values():
+        if isinstance(owner, type) and owner.__module__ == module.__name__:
+            rows += [f"  {name}:{owner.__name__}.{m}  [method]" for m in _candidates(owner)]
     return "\n".join(rows) or "  (it has no function, no compiled function and no tensor)"
 
 

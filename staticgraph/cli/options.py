@@ -127,10 +127,10 @@ ROWS = [
     _output("-k", "select", metavar="PATTERN", help="Only kernels so named, such as 'conv*'."),
     _output(
         "--by",
-        type=click.Choice(["kernel", "op", "line"]),
+        type=click.Choice(["kernel", "op", "scope", "line"]),
         default="kernel",
         show_default=True,
-        help="What a row stands for.",
+        help="What a row stands for; a scope is a function of the model's.",
     ),
 ]
 

@@ -12,17 +12,17 @@ from staticgraph.cli.outputs import Outputs
 from staticgraph.cli.problems import FAILED, INTERRUPTED, Problem, failed, meant
 from staticgraph.cli.quantity import quantity
 from staticgraph.cli.terminal import Terminal
-from staticgraph.errors import BudgetError, DagError, StaticGraphError
+from staticgraph.errors import BudgetError, DagError, InputError, StaticGraphError
 from staticgraph.passes.remat import STRATEGIES, load
 from staticgraph.profiling import units
-from staticgraph.study import Study, of_dag, pareto
+from staticgraph.study import Study, explain, of_dag, pareto
 from staticgraph.study.budgets import budgets_of
-from staticgraph.study.text import cells, titles
+from staticgraph.study.text import LEFT, cells, titles
 
-_FILES = {"json": ".json", "csv": ".csv", "svg": ".svg"}
+#: files of a study, and what an option without a file name ends in
+FILES = {"json": ".json", "csv": ".csv", "svg": ".svg", "png": ".png", "html": ".html"}
 #: which columns go first where the terminal is narrow, and how those that stay are aligned
 _DROPPED = {"predicted": 5, "planned": 6, "extra flops": 4, "bits": 2, "gap": 1}
-_LEFT = ("strategy", "bits", "recomputed")
 
 
 def run(o: Any) -> int:
@@ -31,14 +31,15 @@ def run(o: Any) -> int:
     _check(o)
     terminal = Terminal(o)
     is_dag = o.model.endswith(".json")
-    outputs = Outputs(o, Path(o.model).stem if is_dag else f"{o.model}-pareto", _FILES)
+    outputs = Outputs(o, Path(o.model).stem if is_dag else f"{o.model}-pareto", FILES)
     study = _of_file(o, strategies, terminal) if is_dag else _of_model(o, strategies, terminal)
     if study.points:
         outputs.write("json", study.to_json)
         outputs.write("csv", study.to_csv)
-        outputs.write("svg", lambda: _picture(study, o))
+        write_pictures(outputs, study, o, "pareto")
     if not outputs.stdout_taken:
         show(terminal, study)
+        show_reasons(terminal, study, o)
     if study.interrupted:
         terminal.problem(f"interrupted: {len(study.points)} points were done")
         return INTERRUPTED
@@ -60,10 +61,18 @@ def _check(o: Any) -> None:
     """What can be known to be wrong before any work."""
     try:
         budgets_of(o.budgets, 1 << 30)
-        if o.at is not None and len(budgets_of(o.at, 1 << 30)) != 1:
-            raise BudgetError(f"budgets: --at takes one budget, got {o.at!r}")
     except BudgetError as error:
         raise Problem(error.summary.replace("budgets:", "--budgets:", 1)) from error
+    check_at(o.at)
+
+
+def check_at(at: str | None) -> None:
+    """Raise Problem unless --at is one budget."""
+    try:
+        if at is not None and len(budgets_of(at, 1 << 30)) != 1:
+            raise BudgetError(f"budgets: takes one budget, got {at!r}")
+    except BudgetError as error:
+        raise Problem(error.summary.replace("budgets:", "--at:", 1)) from error
 
 
 def _of_file(o: Any, strategies: list[str], terminal: Terminal) -> Study:
@@ -133,15 +142,38 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _picture(study: Study, o: Any) -> str:
-    budget = None if o.at is None else budgets_of(o.at, study.peak)[0]
-    if budget is not None:
-        near = [p.budget for p in study.points if p.ok]
-        budget = min(near, key=lambda b: abs(b - budget)) if near else budget
+def write_pictures(outputs: Outputs, study: Study, o: Any, usual: str) -> None:
+    """The pictures and the page that the options ask for; `usual` is drawn where none is named."""
+    picture = o.picture or usual
     try:
-        return study.to_svg(o.picture, budget=budget)
+        outputs.write("svg", lambda: study.to_svg(picture, budget=_near(study, o.at)))
+        outputs.write("png", lambda: study.to_png(picture, budget=_near(study, o.at)))
     except LookupError as error:
-        raise failed(f"--svg: {error.args[0]}") from error
+        raise failed(f"--picture {picture}: {error.args[0]}") from error
+    outputs.write("html", study.to_html)
+
+
+def show_reasons(terminal: Terminal, study: Study, o: Any) -> None:
+    """What --explain asks, of the first strategy's plan."""
+    try:
+        for v in o.why if study.points else ():
+            value = int(v) if v.isdecimal() else v
+            reason = explain(study, value, budget=_near(study, o.at))
+            terminal.line()
+            terminal.line(str(reason))
+    except LookupError as error:
+        raise failed(f"--explain: {error.args[0]}") from error
+    except InputError as error:
+        raise Problem(error.summary.replace("explain:", "--explain:", 1)) from error
+
+
+def _near(study: Study, at: str | None) -> int | None:
+    """The budget of the study next to that of --at; None where the option is not given."""
+    if at is None:
+        return None
+    wanted = budgets_of(at, study.peak)[0]
+    near = [p.budget for p in study.points if p.ok and p.strategy == study.strategies[0]]
+    return min(near, key=lambda b: abs(b - wanted)) if near else wanted
 
 
 def show(terminal: Terminal, study: Study) -> None:
@@ -158,7 +190,7 @@ def show(terminal: Terminal, study: Study) -> None:
     chosen = titles(study)
     terminal.table(
         [
-            Column(t, "<" if t in _LEFT else ">", _DROPPED.get(t, 0),
+            Column(t, "<" if t in LEFT else ">", _DROPPED.get(t, 0),
                    "right" if t == "recomputed" else "")
             for t in chosen
         ],

@@ -10,12 +10,14 @@ from typing import Any
 from staticgraph.cli.check import refuse
 from staticgraph.cli.checks import parse_checks
 from staticgraph.cli.columns import Column
+from staticgraph.cli.counters import counted, require
 from staticgraph.cli.measuring import Budget, measured
 from staticgraph.cli.models import Request
 from staticgraph.cli.outputs import Outputs
 from staticgraph.cli.problems import INTERRUPTED, Problem
 from staticgraph.cli.reporting import METRICS, SUFFIXES, emit
 from staticgraph.cli.terminal import Terminal
+from staticgraph.cli.worker import Task
 from staticgraph.profiling import units
 from staticgraph.profiling.report import Report
 from staticgraph.profiling.rows import encode
@@ -32,11 +34,15 @@ def run(o: Any) -> int:
     budget = Budget.of(o)
     terminal = Terminal(o)
     request = Request.of(o, o.model)
+    if o.counters:
+        require()
     refuse(o)
     if o.sweep:
         return _sweep(o, request, budget, terminal)
     outputs = Outputs(o, Path(o.model).name, SUFFIXES)
     report = measured(request, budget, terminal, o.roofs)
+    if o.counters and not report.interrupted:
+        report.counters = counted(Task(request))
     return emit(report, o, outputs, terminal, checks)
 
 
@@ -79,18 +85,24 @@ def _sweep(o: Any, request: Request, budget: Budget, terminal: Terminal) -> int:
     if len(o.sweep) > 1:
         raise Problem("--sweep: one at a time")
     surplus = [n for n in SUFFIXES if n not in _SWEEP_FILES and getattr(o, n) is not None]
+    surplus += ["counters"] * o.counters
     if surplus or o.fail_if:
         raise Problem(f"--{(surplus or ['fail-if'])[0]} does not go with --sweep")
     outputs = Outputs(o, f"{Path(o.model).name}-sweep", _SWEEP_FILES)
     name = o.sweep[0].partition("=")[0]
     rows: list[tuple[str, Report]] = []
-    interrupted = False
+    interrupted, problem = False, None
     for value, one in variants(request, o.sweep[0]):
         try:
             terminal.remark(f"{name}={value}")
             rows.append((value, measured(one, budget, terminal, o.roofs)))
         except KeyboardInterrupt:
             interrupted = True
+        except Problem as error:
+            if not rows:
+                raise
+            problem = error  # what was measured before is shown all the same
+            break
         interrupted = interrupted or bool(rows and rows[-1][1].interrupted)
         if interrupted:
             break
@@ -105,6 +117,8 @@ def _sweep(o: Any, request: Request, budget: Budget, terminal: Terminal) -> int:
     outputs.write("csv", lambda: _sweep_csv(name, rows))
     if not outputs.stdout_taken:
         terminal.table(columns, cells)
+    if problem is not None:
+        raise problem
     return INTERRUPTED if interrupted else 0
 
 
@@ -116,7 +130,7 @@ def _sweep_table(name: str, rows: list[tuple[str, Report]]) -> tuple[list[Column
         Column("times"),
         Column("kernels", drop=2),
         Column("peak", drop=1),
-        Column("GF/s", drop=4),
+        Column("GFLOP/s", drop=4),
     ]
     cells = []
     for value, r in rows:

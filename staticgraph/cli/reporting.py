@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
 from staticgraph.cli.checks import Check, Range, verdict
 from staticgraph.cli.outputs import Outputs
-from staticgraph.cli.problems import INTERRUPTED
+from staticgraph.cli.problems import INTERRUPTED, Problem, meant
 from staticgraph.cli.terminal import Terminal
-from staticgraph.profiling.report import Report
+from staticgraph.errors import ReportError
+from staticgraph.profiling.report import Report, load_report
 
 SUFFIXES = {
     "output": ".sgprof",
@@ -44,7 +46,7 @@ def emit(report: Report, o: Any, outputs: Outputs, terminal: Terminal, checks: l
     }
     written = {name: outputs.write(name, content) for name, content in contents.items()}
     if not outputs.stdout_taken:
-        width = 1 << 16 if terminal.plain else terminal.width
+        width = 0 if terminal.plain else terminal.width
         terminal.report(report.table(width, o.top, o.sort, select=o.select, by=o.by))
     for place in filter(None, written.values()):
         terminal.remark(f"wrote {place}")
@@ -90,3 +92,17 @@ def _roof(k: Any) -> Range | None:
         return None
     ends = [p for p in (k.roof_low, k.roof_high) if p is not None] or [k.roof_percent]
     return Range(min(ends) / 100, max(ends) / 100)
+
+
+def read_report(name: str) -> Report:
+    """A saved profile; Problem where the file is missing or none."""
+    path = Path(name)
+    if not path.is_file():
+        beside = path.parent if path.parent.is_dir() else Path()
+        raise Problem(
+            f"there is no file {name}{meant(path.name, [p.name for p in beside.glob('*.sgprof')])}"
+        )
+    try:
+        return load_report(path)
+    except ReportError as error:
+        raise Problem(error.summary) from error

@@ -7,29 +7,22 @@ from typing import Any
 
 from staticgraph.cli.checks import parse_checks
 from staticgraph.cli.outputs import Outputs
-from staticgraph.cli.problems import Problem, meant
-from staticgraph.cli.reporting import METRICS, SUFFIXES, emit
+from staticgraph.cli.reporting import METRICS, SUFFIXES, emit, read_report
 from staticgraph.cli.terminal import Terminal
-from staticgraph.errors import ReportError
-from staticgraph.profiling.report import Report, load_report
 
 
 def run(o: Any) -> int:
     """The command."""
     checks = parse_checks(o.fail_if, METRICS)
     outputs = Outputs(o, Path(o.file).stem, SUFFIXES)
-    return emit(read_report(o.file), o, outputs, Terminal(o), checks)
+    report, terminal = read_report(o.file), Terminal(o)
+    code = emit(report, o, outputs, terminal, checks)
+    if o.open or o.open_trace:
+        # Here, because a server is nothing that showing a report should wait for.
+        from staticgraph.cli import opening
 
-
-def read_report(name: str) -> Report:
-    """A saved profile; Problem where the file is missing or none."""
-    path = Path(name)
-    if not path.is_file():
-        beside = path.parent if path.parent.is_dir() else Path()
-        raise Problem(
-            f"there is no file {name}{meant(path.name, [p.name for p in beside.glob('*.sgprof')])}"
-        )
-    try:
-        return load_report(path)
-    except ReportError as error:
-        raise Problem(error.summary) from error
+        if o.open:
+            opening.open_page(report, terminal, source=not o.no_source)
+        if o.open_trace:
+            opening.open_trace(report, terminal)
+    return code

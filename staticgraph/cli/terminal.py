@@ -83,6 +83,9 @@ class Terminal:
     def report(self, text: str) -> None:
         """A report's own text: the labels at the begin of its lines are coloured."""
         for line in text.rstrip("\n").split("\n"):
+            if self.plain:
+                self.line(line)
+                continue
             label = line.partition(" ")[0]
             tinted = Text(line)
             if label.isalpha() and line[len(label) : len(label) + 2] == "  ":

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,18 +67,19 @@ def profile_afresh(task: Task) -> dict[str, Any]:
     return _ask(task)
 
 
-def time_afresh(task: Task) -> Latency:
-    """Times of whole calls in a fresh process."""
-    return decode(Latency, _ask(task, stamps=False))
+def time_afresh(task: Task, under: Sequence[str] = ()) -> Latency:
+    """Times of whole calls in a fresh process, started by the command `under`."""
+    return decode(Latency, _ask(task, under, stamps=False))
 
 
-def _ask(task: Task, **changed: Any) -> dict[str, Any]:
-    """Start a child and wait for its answer; it is ended with us when Ctrl-C comes."""
+def _ask(task: Task, under: Sequence[str] = (), **changed: Any) -> dict[str, Any]:
+    """Start a child and wait for its answer; Ctrl-C reaches us alone, and we end it."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "staticgraph.cli.worker"],
+        [*under, sys.executable, "-m", "staticgraph.cli.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,
     )
     try:
         out, _ = child.communicate(json.dumps(asdict(task) | changed))

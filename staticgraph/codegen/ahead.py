@@ -13,7 +13,7 @@ from typing import Protocol
 
 from staticgraph import scalar as s
 from staticgraph.codegen.affine import affine
-from staticgraph.codegen.lower import Region, position
+from staticgraph.codegen.region import Region, position
 from staticgraph.scalar import Expr
 from staticgraph.types import ITEMSIZE, SHORT
 

@@ -127,7 +127,7 @@ def gather_patches(s, y):
         last.step,
         y.width,
         y.pitch,
-        last.kernel if known else None,
+        last.phases[0].taps if known else None,
         last.phases[0].shift0 if known else None,
     )
     taps = ", ".join(f"taps_{k}" for k in range(d + 1))
@@ -303,7 +303,7 @@ def patches_kernel(name, p, operands, epilogue):
                         pack_kernel(s, y)
                     run_product(s, y)
             s("sums = sums_all")
-            (finish_whole if p.whole else finish_phases)(s, y, epilogue)
+            (finish_whole if p.adjacent else finish_phases)(s, y, epilogue)
     about = f"{p.code} {name}: {p}"
     return s.step(
         name,

@@ -96,9 +96,15 @@ class Patches:
         return self.images * prod(a.phases[0].count for a in self.axes[:-1])
 
     @property
-    def whole(self):
+    def adjacent(self):
         """Whether every axis has one phase, so that lines of the output are adjacent."""
         return all(len(a.phases) == 1 for a in self.axes)
+
+    @property
+    def whole(self):
+        """Whether that phase also meets every tap: a small output of a transposed convolution may
+        end before the phases of the others begin."""
+        return self.adjacent and all(a.phases[0].taps == a.kernel for a in self.axes)
 
     @property
     def pointwise(self):

@@ -14,7 +14,7 @@ from math import inf, isinf, isnan, prod
 from staticgraph import scalar as s
 from staticgraph.codegen import ahead
 from staticgraph.codegen.affine import affine, slope
-from staticgraph.codegen.lower import (
+from staticgraph.codegen.region import (
     TILE_ELEMENTS,
     Reduction,
     Region,
@@ -28,6 +28,7 @@ from staticgraph.types import ITEMSIZE, SHORT
 
 LANES = 16
 #: a sum along a row starts a new partial sum after this many elements
+LONG_ROW = 256  # columns from which on their last few are worth code of their own
 BLOCK = 8192
 #: what a scratch row may take, so that it stays in the second-level cache
 SCRATCH_LIMIT = 1 << 18
@@ -151,7 +152,7 @@ class _Generator:
         self.rows = prod(sizes[k] for k in self.row_axes)
         self.columns = sizes[v]
         work = prod(sizes[k] for k in region.inner if k != v) * self.columns
-        partial = [r for r in region.reductions if r.kind != "rows"]
+        partial = [r for r in region.reductions if r.kind in ("partials", "all")]
         self.split = 0  # columns per tile where tiles also cut the vector axis
         if partial:
             self.tile_rows = reduction_rows(self.shape)
@@ -263,7 +264,7 @@ class _Generator:
                 opened.append(_Scope(self.scopes[-1].axes | {k}))
                 self.scopes.append(opened[-1])
             body = self.scopes[-1]
-            rows = [r for r in reductions if r.kind == "rows"]
+            rows = [r for r in reductions if r.kind in ("rows", "blocks")]
             deep = len(loops) > 1 or (v in inner and self.columns > BLOCK)
             for r in rows:
                 n = r.leaf.value
@@ -274,7 +275,7 @@ class _Generator:
                 else:
                     body.lines.append(f"a{n} = {value}")
             for r in reductions:
-                if r.kind != "rows":
+                if r not in rows:
                     self.accumulate(r, body)
             self.store_all(stores, body)
             if ask_ahead:
@@ -305,10 +306,7 @@ class _Generator:
         for depth in range(len(loops) - 1, -1, -1):
             k = loops[depth]
             if k == v:
-                head = self.vector_loop(deep)
-                if self.mask:
-                    lines = [f"m = lanes({self.stop()} - i{v})", *lines]
-                lines = [head, *indent(lines)]
+                lines = self.vector_loop(deep, lines)
                 if deep and v in self.region.inner:
                     whole = {f"t{r.leaf.value}": r for r in rows}
                     fold = [
@@ -320,8 +318,10 @@ class _Generator:
                         lines = [f"for b in range(0, {self.columns}, {BLOCK}):", *indent(lines)]
             else:
                 lines = [f"for i{k} in range({self.sizes[k]}):", *indent(lines)]
+            lines = self.delivered(depth, loops, lines)
             if depth:
                 lines = [*opened[depth - 1].lines, *lines]
+        rows = [r for r in rows if r.kind == "rows"]
         if deep and v in self.region.inner:
             base.lines.extend(f"t{r.leaf.value} = {self.start(r)}" for r in rows)
         else:
@@ -335,6 +335,18 @@ class _Generator:
             base.lines.append(f"r{n} = {value}")
             base.names[("vec", r.leaf)] = f"r{n}"
 
+    def delivered(self, depth: int, loops: list[int], lines: list[str]) -> list[str]:
+        """Around the loops from a depth on: the sums that end with them, and where they go."""
+        for k, r in self.region.blocks.items():
+            if r.level == self.level and depth == sum(1 for i in loops if i in r.kept):
+                n, code, y = r.leaf.value, SHORT[r.body.dtype], self.pointer("out", k)
+                sizes = [self.sizes[i] for i in r.kept]
+                strides = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
+                place = self.integer(position([s.axis(i) for i in r.kept], strides))
+                total = f"lane0_{code}(h{_HORIZONTAL[r.combine]}(t{n}))"
+                lines = [f"t{n} = {self.start(r)}", *lines, f"st_{code}({y}, {place}, {total})"]
+        return lines
+
     def partials(self, rows: list[Reduction]) -> list[str]:
         """Start the accumulators of rows."""
         letters = "ae" if self.v in self.region.inner else "a"
@@ -345,18 +357,29 @@ class _Generator:
         n = r.leaf.value
         return self.combine(r).format(f"a{n}", f"e{n}")
 
-    def vector_loop(self, deep: bool) -> str:
-        v = self.v
+    def vector_loop(self, deep: bool, lines: list[str]) -> list[str]:
+        """The loop over vectors of the last axis; of a long row, the last few lanes by themselves,
+        so that no other vector needs a mask."""
+        v, columns = self.v, self.columns
+        first, last = "0", str(columns)
         if v in self.region.inner:
-            if deep and self.columns > BLOCK:
-                return f"for i{v} in range(b, min(b + {BLOCK}, {self.columns}), {LANES}):"
-            return f"for i{v} in range(0, {self.columns}, {LANES}):"
-        if self.split:
-            return f"for i{v} in range(vlo, vhi, {LANES}):"
-        return f"for i{v} in range(0, {self.columns}, {LANES}):"
-
-    def stop(self) -> str:
-        return str(self.columns)
+            if deep and columns > BLOCK:
+                first, last = "b", f"min(b + {BLOCK}, {columns})"
+        elif self.split:
+            first, last = "vlo", "vhi"
+        if not self.mask:
+            return [f"for i{v} in range({first}, {last}, {LANES}):", *indent(lines)]
+        whole = columns // LANES * LANES
+        if first == "0" and whole >= LONG_ROW:
+            return [
+                f"for i{v} in range(0, {whole}, {LANES}):",
+                *indent([f"m = lanes({LANES})", *lines]),
+                f"i{v} = {whole}",
+                f"m = lanes({columns - whole})",
+                *lines,
+            ]
+        masked = [f"m = lanes({columns} - i{v})", *lines]
+        return [f"for i{v} in range({first}, {last}, {LANES}):", *indent(masked)]
 
     def start(self, r: Reduction) -> str:
         code = SHORT[r.body.dtype]
@@ -432,11 +455,17 @@ class _Generator:
                 stack.append((e, True))
                 if e in self.saved and self.saved[e][1] < self.level:
                     continue
-                parts = (e.args[-1:] if s.is_guarded(e) else ()) if e.name == "load" else e.args
+                parts = self.needed(e)
                 stack.extend((a, False) for a in reversed(parts))
             else:
                 self.compute(e)
         return self.known(("vec", root))  # type: ignore[return-value]
+
+    def needed(self, e: Expr) -> Sequence[Expr]:
+        """The arguments that are wanted as vectors."""
+        if e.name == "load":
+            return e.args[-1:] if s.is_guarded(e) else ()
+        return () if e.name == "equal" and self.lane_of(*e.args) else e.args
 
     def compute(self, e: Expr) -> None:
         key, deps = ("vec", e), self.deps(e)
@@ -457,6 +486,8 @@ class _Generator:
             text = self.load(e)
         elif e.name == "cast":
             text = f"cast_{code}({self.name_of(e.args[0])})"
+        elif e.name == "equal" and (place := self.lane_of(*e.args)):
+            text = f"lane_at({place})"
         else:
             text = self.call(s.PRIMS[e.name].cpu, [self.name_of(a) for a in e.args])
         name = self.bind(key, deps, text)
@@ -526,6 +557,14 @@ class _Generator:
         if step is None:
             return self.vector(place)
         return f"splat_i64({self.integer(place)}) + iota() * {self.constant(step, 'int64')}"
+
+    def lane_of(self, a: Expr, b: Expr) -> str | None:
+        """The lane in which two int64 values are equal, where only one changes, by one per lane."""
+        for moving, fixed in ((a, b), (b, a)):
+            form = affine(moving) if moving.dtype == "int64" else None
+            if form and form[0].get(self.v) == 1 and self.v not in self.deps(fixed):
+                return f"{self.integer(fixed)} - ({self.integer(moving)})"
+        return None
 
     def integer(self, e: Expr) -> str:
         """A scalar int64 expression as text; along the vector axis it is the value of lane 0."""

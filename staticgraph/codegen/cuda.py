@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 
 from staticgraph.codegen.cudatext import CudaSpec, Scope, Writer, indent, power_of_two
-from staticgraph.codegen.lower import Reduction, Store
+from staticgraph.codegen.region import Reduction, Store
 
 #: threads of a block at most
 THREADS = 256

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from staticgraph.codegen.chain import one_by_one, with_tail
 from staticgraph.codegen.cuda import Elements, Rows
 from staticgraph.codegen.cudasinks import ColumnSinks, RowSinks
 from staticgraph.codegen.cudatext import CudaSpecs
 from staticgraph.codegen.cudatile import Tiles, product_of
 from staticgraph.codegen.epilogue import split
-from staticgraph.codegen.lower import CannotLower, lower
+from staticgraph.codegen.lower import lower
+from staticgraph.codegen.region import CannotLower
 from staticgraph.codegen.select import Code, Launch, single
 from staticgraph.errors import TargetError
 from staticgraph.fusion import FUSION, contraction_of
 from staticgraph.ir import Graph, Node
 from staticgraph.nest import Nest
 from staticgraph.op import NestOp
-from staticgraph.types import TensorType, is_complex
+from staticgraph.types import TensorType
 
 
 @dataclass
@@ -44,15 +46,12 @@ class Spelled(NestOp):
 def cuda_code(node: Node, name: str) -> Code:
     """CUDA kernels for a node of an optimised graph."""
     body = body_of(node)
-    for t in (*body.inputs, *(r for n in body.nodes for r in n.results)):
-        if is_complex(t.type.dtype):
-            raise TargetError(
-                f"{name}: target='cuda' has no complex numbers, got {t.type}", node.where
-            )
     base = contraction_of(body)
     try:
-        return launches(kernels_of(body, name))
+        return with_tail(body, name, lambda part, own: launches(kernels_of(part, own)))
     except CannotLower:
+        if base is None and node.op is FUSION:
+            return one_by_one(body, name, lambda part, own: launches(kernels_of(part, own)))
         if base is None or (len(body.outputs) == 1 and body.outputs[0] is base.results[0]):
             raise
     return in_two(body, base, name)
@@ -71,6 +70,8 @@ def body_of(node: Node) -> Graph:
 
 def kernels_of(body: Graph, name: str) -> CudaSpecs:
     region = lower(body)
+    if region.blocks:
+        raise CannotLower("sums that end several times within a row")
     product = product_of(region)
     if product is not None:
         return CudaSpecs([Tiles(region, name, product).kernel()])

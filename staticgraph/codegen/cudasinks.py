@@ -11,7 +11,7 @@ from math import prod
 from staticgraph import scalar as s
 from staticgraph.codegen.cuda import CHUNK, THREADS, Elements, Rows
 from staticgraph.codegen.cudatext import CudaSpec, CudaSpecs, Scope, indent, power_of_two
-from staticgraph.codegen.lower import Reduction, Region, Store, position
+from staticgraph.codegen.region import Reduction, Region, Store, position
 from staticgraph.nest import identity
 from staticgraph.scalar import Expr
 from staticgraph.types import ITEMSIZE, TensorType

@@ -9,10 +9,18 @@ from math import prod
 
 from staticgraph import scalar as s
 from staticgraph.codegen.affine import affine
-from staticgraph.codegen.lower import Reduction, Region, Store, position
+from staticgraph.codegen.region import Reduction, Region, Store, position
 from staticgraph.nest import identity
 from staticgraph.scalar import Expr
-from staticgraph.types import ITEMSIZE, SHORT, is_bool, is_float, is_integer
+from staticgraph.types import (
+    ITEMSIZE,
+    SHORT,
+    is_bool,
+    is_complex,
+    is_float,
+    is_integer,
+    real_of,
+)
 
 #: values that a block joins at once: more would not fit into shared memory
 AT_ONCE = 8
@@ -21,6 +29,8 @@ _DIVISIONS = {"floor_divide": "//", "remainder": "%"}
 _LETTERS = {"in": "x", "out": "y", "work": "w"}
 _TYPES = {
     "boolean",
+    "complex64",
+    "complex128",
     "float32",
     "float64",
     *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)),
@@ -75,6 +85,9 @@ def literal(value: object, dtype: str) -> str:
         return repr(bool(value))
     if is_integer(dtype):
         return f"{dtype}({int(value)})"  # type: ignore[call-overload]
+    if is_complex(dtype):
+        z = complex(value)  # type: ignore[call-overload]
+        return f"{dtype}(complex({z.real!r}, {z.imag!r}))"
     number = float(value)  # type: ignore[arg-type]
     # repr spells numbers that are not finite as the names in math
     return f"{dtype}({number!r})"
@@ -84,6 +97,8 @@ def combined(combine: str, dtype: str, a: str, b: str) -> str:
     """One step of a reduction."""
     if combine in ("max", "min"):
         return f"{combine}imum_{SHORT[dtype]}({a}, {b})"
+    if combine == "prod" and is_complex(dtype):
+        return f"multiply_{SHORT[dtype]}({a}, {b})"
     sign = {"sum": "+", "prod": "*", "any": "|", "all": "&"}[combine]
     return f"{dtype}({a} {sign} {b})" if is_integer(dtype) else f"{a} {sign} {b}"
 
@@ -174,7 +189,11 @@ class Writer:
             divisor = last.value
             if divisor > 0:  # type: ignore[operator]  an index: no need for the careful function
                 return f"{args[0]} {_DIVISIONS[e.name]} {divisor}"
+        if e.name == "divide" and is_complex(e.dtype):
+            return f"divide_{SHORT[e.dtype]}({args[0]}, {args[1]})"
         text = s.PRIMS[e.name].cuda.format(*args, t=SHORT[last.dtype])
+        if e.name == "complex":
+            return f"{e.dtype}({text})"
         if text[0] != "(":
             return text
         # Numba computes integers in 64 bits; the dtype wraps.
@@ -285,7 +304,7 @@ def module(about: str, arguments: str, lines: Sequence[str]) -> str:
         re.findall(r"array\(\d+, (\w+)\)", body)
     )
     limits = [name for name in ("inf", "nan") if re.search(rf"\b{name}\b", body)]
-    functions = sorted(used - _TYPES - {"range"})
+    functions = sorted(used - _TYPES - {"range", "complex"})
     head = [f'"""{about}."""', ""]
     if limits:
         head += [f"from math import {', '.join(limits)}", ""]
@@ -299,6 +318,10 @@ def convert(x: str, source: str, target: str) -> str:
     """A cast as NumPy's astype."""
     if is_bool(target):
         return f"{x} != {literal(0, source)}"
+    if is_complex(source) and not is_complex(target):
+        return convert(f"{x}.real", real_of(source), target)
+    if is_complex(target) and not is_complex(source):
+        return f"{target}({real_of(target)}({x}))"
     if is_float(source) and is_integer(target):
         return f"to_{SHORT[target]}({x})"
     return f"{target}({x})"

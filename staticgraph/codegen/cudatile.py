@@ -12,9 +12,9 @@ from math import prod
 
 from staticgraph import scalar as s
 from staticgraph.codegen.cudatext import CudaSpec, Scope, Writer, indent, literal
-from staticgraph.codegen.lower import Region
+from staticgraph.codegen.region import Region
 from staticgraph.scalar import Expr
-from staticgraph.types import is_float
+from staticgraph.types import SHORT, is_complex, is_float
 
 #: a block is SIDE x SIDE threads, and SIDE products deep at a time
 SIDE = 16
@@ -138,11 +138,11 @@ class Tiles(Writer):
         for i in one:
             for j in one:
                 total = f"sums[{i * self.width + j}]"
-                fused = (
-                    f"cuda.fma(a{i}, b{j}, {total})"
-                    if is_float(self.dtype)
-                    else f"{self.dtype}({total} + a{i} * b{j})"
-                )
+                fused = f"{self.dtype}({total} + a{i} * b{j})"
+                if is_float(self.dtype):
+                    fused = f"cuda.fma(a{i}, b{j}, {total})"
+                elif is_complex(self.dtype):
+                    fused = f"{total} + multiply_{SHORT[self.dtype]}(a{i}, b{j})"
                 many.append(f"{total} = {fused}")
         return [f"for u in range({SIDE}):", *indent(many)]
 

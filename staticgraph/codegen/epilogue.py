@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from staticgraph.codegen.cpu import _Generator, _Scope
-from staticgraph.codegen.lower import CannotLower, Region, lower
-from staticgraph.ir import INPUT, Graph, Node, Tensor
+from staticgraph.codegen.lower import lower
+from staticgraph.codegen.region import CannotLower, Region
+from staticgraph.ir import INPUT, Graph, Node
 from staticgraph.scalar import Expr
+from staticgraph.tensor import Tensor
 
 
 def split(body: Graph, contraction: Node) -> Graph:

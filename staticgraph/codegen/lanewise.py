@@ -55,6 +55,15 @@ def first_lanes(b: ir.IRBuilder, count: ir.Value) -> ir.Value:
     return b.icmp_signed("<", ir.Constant(vector, list(range(LANES))), limit)
 
 
+def lane_at(b: ir.IRBuilder, place: ir.Value) -> ir.Value:
+    """The mask lane == place, empty where that is no lane: one comparison of narrow integers."""
+    inside = b.icmp_unsigned("<", place, ir.Constant(place.type, LANES))
+    place = b.select(inside, place, ir.Constant(place.type, -1))
+    vector = LANE["i32"].vector
+    wanted = broadcast(b, b.trunc(place, ir.IntType(32)), "i32")
+    return b.icmp_signed("==", ir.Constant(vector, list(range(LANES))), wanted)
+
+
 def population(b: ir.IRBuilder, mask: ir.Value) -> ir.Value:
     """How many lanes of a mask hold, as int64."""
     bits = b.bitcast(mask, ir.IntType(LANES))
@@ -167,6 +176,7 @@ FUNCTIONS: dict[str, Row] = {
     **{f"down{n}": Row(2, "biufc", _slide(-n)) for n in (1, 2, 4, 8)},
     "first": Row(1, "biufc", lambda x: _part(x, [0] * LANES)),
     "last": Row(1, "biufc", lambda x: _part(x, [LANES - 1] * LANES)),
+    "mirror": Row(1, "biufc", lambda x: _part(x, range(LANES - 1, -1, -1))),
     "hsum": Row(1, "iufc", lambda x: tree(x, operator.add)),
     "hprod": Row(1, "iufc", lambda x: tree(x, operator.mul)),
     "hmax": Row(1, "biuf", lambda x: tree(x, simd.maximum)),

@@ -18,6 +18,8 @@ ARITY = {
     "getri": (7, 7),
     "potrf": (5, 5),
     "trsm": (11, 11),
+    "gemm": (13, 13),
+    "laswp": (7, 7),
     "gelqf": (8, 8),
     "orglq": (9, None),
     "unglq": (None, 9),

@@ -9,128 +9,31 @@ needs only rows of earlier stages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 
 from staticgraph import scalar as s
-from staticgraph.codegen.affine import affine, build, simplify
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
-from staticgraph.op import Elementwise, NestOp
+from staticgraph.codegen.affine import simplify
+from staticgraph.codegen.collapse import collapse, sides
+from staticgraph.codegen.region import (
+    TILE_ELEMENTS,
+    CannotLower,
+    Reduction,
+    Region,
+    Store,
+    domain_of,
+    finishes,
+    is_block,
+    is_other,
+    is_reduction,
+    is_window,
+    mode,
+    swept,
+)
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node
+from staticgraph.op import NestOp
 from staticgraph.ops.reduce import Reduce
 from staticgraph.scalar import Expr
-from staticgraph.types import TensorType
-
-# Tiles of a reduction over leading axes (or all) must not depend on what is fused with it, or
-# results would change with the pipeline: they are a function of the reduced shape only.
-TILE_ELEMENTS = 1 << 15
-
-
-def reduction_rows(shape: Sequence[int]) -> int:
-    """Rows (all axes but the last) whose partial results are summed in one tile."""
-    columns = max(1, shape[-1])
-    rows = prod(shape[:-1])
-    # At most 64 tiles: their partial results are memory that must not grow with the rows.
-    return max(1, TILE_ELEMENTS // columns, min(64, -(-rows // 16)), -(-rows // 64))
-
-
-def mode(shape: Sequence[int], over: Sequence[int]) -> str:
-    """How a reduction runs: 'rows' (a sweep per kept index), 'partials' (tile by tile) or 'all'."""
-    kept = [k for k in range(len(shape)) if k not in over and shape[k] != 1]
-    if not kept:
-        return "all"
-    over = [k for k in over if shape[k] != 1]
-    if over and max(over) < min(kept):
-        return "partials"
-    return "rows"
-
-
-class CannotLower(Exception):
-    """The body is no single region; fusion must not build it."""
-
-
-@dataclass
-class Reduction:
-    """A reduction inside the region; `leaf` stands for its value."""
-
-    node: Node
-    body: Expr
-    kind: str  # rows | partials | all
-    level: int
-    kept: tuple[int, ...]  # domain axes of the result
-    combine: str
-    leaf: Expr
-    #: what is delivered of a total of partial results, as an expression of `leaf`
-    finish: Expr | None = None
-
-
-@dataclass
-class Store:
-    """A result of the region: `value` at `index` (row-major position in the result)."""
-
-    result: int
-    value: Expr
-    index: Expr
-    level: int
-    inner: bool  # varies along the inner axes
-
-
-@dataclass
-class Region:
-    """Loops of a region. Axes are numbered as in `sizes`; `inner` are swept once per stage."""
-
-    sizes: tuple[int, ...]
-    inner: tuple[int, ...]
-    types: tuple[TensorType, ...]  # of the inputs
-    results: tuple[TensorType, ...]
-    reductions: list[Reduction] = field(default_factory=list)
-    stores: list[Store] = field(default_factory=list)
-    #: result number -> reduction that delivers it by partial results
-    sinks: dict[int, Reduction] = field(default_factory=dict)
-
-    @property
-    def outer(self) -> tuple[int, ...]:
-        return tuple(k for k in range(len(self.sizes)) if k not in self.inner)
-
-    @property
-    def levels(self) -> int:
-        return max([r.level for r in self.reductions] + [st.level for st in self.stores], default=0)
-
-
-def is_reduction(node: Node) -> bool:
-    """Whether a node joins several elements of its operand into one."""
-    return isinstance(node.op, Reduce) and any(
-        node.operands[0].shape[a] != 1 for a in node.attrs["axes"]
-    )
-
-
-def finishes(node: Node, t: Tensor) -> bool:
-    """Whether a node is made of `t`, element by element, and of single numbers known by now."""
-    return (
-        isinstance(node.op, Elementwise)
-        and node.results[0].shape == t.shape
-        and all(o is t or (o.node.op is CONSTANT and o.size == 1) for o in node.operands)
-    )
-
-
-def is_window(node: Node) -> bool:
-    """Whether a node's nest reduces in a way of its own."""
-    if not isinstance(node.op, NestOp) or isinstance(node.op, (Elementwise, Reduce)):
-        return False
-    nest = node.op.nest([o.type for o in node.operands], node.results[0].type, **node.attrs)
-    return nest.combine is not None and prod(nest.reduced) != 1
-
-
-def domain_of(body: Graph) -> tuple[int, ...]:
-    """The shape the region loops over: of its largest reduction's operand, or of its results."""
-    best: tuple[int, ...] = ()
-    for node in body.nodes:
-        if is_reduction(node):
-            shape = node.operands[0].shape
-            if len(best) == 0 or prod(shape) > prod(best):
-                best = shape
-    if best:
-        return best
-    return max((t.shape for t in body.outputs), key=lambda x: (prod(x), len(x)), default=())
+from staticgraph.tensor import Tensor
 
 
 def lower(body: Graph, view: Sequence[int] | None = None) -> Region:
@@ -166,20 +69,13 @@ class _Lowering:
             return self.run_window(windows)
         reductions = [n for n in body.nodes if is_reduction(n)]
         full = tuple(range(len(shape)))
-        interior: set[tuple[int, ...]] = set()
-        for node in reductions:
-            if node.operands[0].shape == shape and mode(shape, node.attrs["axes"]) == "rows":
-                interior.add(tuple(a for a in node.attrs["axes"]))
-        if len(interior) > 1:
-            raise CannotLower("reductions over different axes")
-        self.region.inner = next(iter(interior), ())
+        self.region.inner = swept(body)
         identity = tuple(s.axis(k) for k in full)
         for node in reductions:
             self._reduce(node, identity, users)
         for t, k in self.outputs.items():
-            if k in self.region.sinks:
-                continue
-            self._store(t, k)
+            if k not in self.region.sinks and k not in self.region.blocks:
+                self._store(t, k)
         return collapse(self.region, None if self.view is None else sides(self.shape, self.view))
 
     def run_window(self, windows: list[Node]) -> Region:
@@ -287,12 +183,16 @@ class _Lowering:
             raise CannotLower("reduction of a value per row")
         labels = tuple(range(len(self.shape)))
         kind = mode(self.shape, over)
+        if kind == "rows" and is_other(self.shape, over, self.region.inner):
+            if not is_block(self.shape, over, self.region.inner) or result not in self.outputs:
+                raise CannotLower("reductions over different axes")
+            kind = "blocks"
         if kind == "all" and self.region.inner and self.shape[-1] > TILE_ELEMENTS:
             raise CannotLower("a total over rows longer than a tile")
         index = tuple(s.const(0, "int64") if a is None else s.axis(a) for a in labels)
         body = self.pull(operand, index)
         kept = tuple(a for k, a in enumerate(labels) if k not in over and a is not None)
-        level = self._level(body) + (1 if kind == "rows" else 0)
+        level = self._level(body) + (1 if kind in ("rows", "blocks") else 0)
         leaf = s._intern("row", (), body.dtype, len(self.region.reductions))
         if kind in ("partials", "all"):
             if len(self.region.inner) not in (0, 1) or (
@@ -303,6 +203,8 @@ class _Lowering:
         found = Reduction(node, body, kind, level, kept, node.op.combine, leaf)
         self.region.reductions.append(found)
         self.rows[result] = found
+        if kind == "blocks":
+            self.region.blocks[self.outputs[result]] = found
         if kind in ("partials", "all"):
             last, found.finish = self._finished(result, leaf, users)
             self.region.sinks[self.outputs[last]] = found
@@ -327,7 +229,7 @@ class _Lowering:
 
     def _store(self, t: Tensor, k: int) -> None:
         index = self._index(t)
-        covered = {a for a in self.label(t) if a is not None}
+        covered = {a for a in self.label(t) if a is not None and self.shape[a] != 1}
         inner = any(a in self.region.inner for a in covered)
         needed = [
             a
@@ -430,142 +332,3 @@ class _Lowering:
             return s.load(e.value[0], at, e.dtype, both, e.value[1] if s.is_guarded(e) else 0)  # type: ignore[index]
 
         return s.where(guard, s.transform(value, leaf), s.const(fill, t.type.dtype))
-
-
-def sides(shape: Sequence[int], view: Sequence[int]) -> list[int]:
-    """For each axis of `shape`, which axis of `view` it is part of."""
-    found: list[int] = []
-    k, size = 0, 1
-    for n in shape:
-        while n != 1 and size * n > view[k]:
-            if size != view[k]:
-                raise CannotLower(f"{tuple(shape)} does not group to {tuple(view)}")
-            k, size = k + 1, 1
-        size *= n
-        found.append(k)
-    return found
-
-
-def collapse(region: Region, side: list[int] | None = None) -> Region:
-    """Join neighbouring axes that every access walks through as one; drop axes of size 1."""
-    sizes = list(region.sizes)
-    exprs = [r.body for r in region.reductions] + [st.value for st in region.stores]
-    positions = [st.index for st in region.stores]
-    drop = {k for k, n in enumerate(sizes) if n == 1}
-    forms: list[dict[int, int]] = []
-    opaque: set[int] = set()
-    _collect(exprs, positions, region, forms, opaque)
-    partial = any(r.kind != "rows" for r in region.reductions)
-    merged_into: dict[int, int] = {}
-    order = [k for k in range(len(sizes)) if k not in drop]
-    last = order[-1] if order else -1
-    result: list[int] = []
-    for k in order:
-        if result:
-            p = result[-1]
-            same_side = (p in region.inner) == (k in region.inner) and (
-                side is None or side[p] == side[k]
-            )
-            fits = all(f.get(p, 0) == f.get(k, 0) * sizes[k] for f in forms)
-            kept = [set(r.kept) for r in region.reductions]
-            together = all((p in s_) == (k in s_) for s_ in kept)
-            # The last axis of a region with partial sums stays: its tiles count rows of it, so that
-            # the order of a sum does not depend on what it is fused with.
-            if (
-                same_side
-                and fits
-                and together
-                and p not in opaque
-                and k not in opaque
-                and not (partial and k == last)
-            ):
-                sizes[k] *= sizes[p]
-                merged_into[p] = k
-                result[-1] = k
-                continue
-        result.append(k)
-    number = {k: i for i, k in enumerate(result)}
-
-    def leaf(e: Expr) -> Expr | None:
-        if e.name != "axis":
-            return None
-        k = e.value
-        if k in drop or k in merged_into:
-            return s.const(0, "int64")
-        return s.axis(number[k])  # type: ignore[index]
-
-    def move(e: Expr) -> Expr:
-        return s.transform(e, leaf)
-
-    for r in region.reductions:
-        r.body = move(r.body)
-        r.kept = tuple(dict.fromkeys(number[k] for k in r.kept if k in number))
-    for st in region.stores:
-        st.value, st.index = move(st.value), move(st.index)
-    region.inner = tuple(number[k] for k in region.inner if k in number)
-    region.sizes = tuple(sizes[k] for k in result)
-    return region
-
-
-def _collect(
-    exprs: list[Expr],
-    positions: list[Expr],
-    region: Region,
-    forms: list[dict[int, int]],
-    opaque: set[int],
-) -> None:
-    """Affine forms of all memory positions, and the axes used in any other way."""
-    strides = [_strides(t.shape) for t in region.types]
-    for p in positions:
-        form = affine(p)
-        if form is None:
-            opaque.update(_axes(p))
-        else:
-            forms.append(form[0])
-    stack, seen = list(exprs), set()
-    while stack:
-        e = stack.pop()
-        if id(e) in seen:
-            continue
-        seen.add(id(e))
-        if e.name == "axis":
-            opaque.add(e.value)  # type: ignore[arg-type]
-        elif e.name == "load":
-            at = e.args[:-1] if s.is_guarded(e) else e.args
-            if s.is_guarded(e):
-                stack.append(e.args[-1])
-            form = affine(position(at, strides[e.value[0]]))  # type: ignore[index]
-            if form is None:
-                for i in at:
-                    opaque.update(_axes(i))
-                stack.extend(x for i in at for x in s.postorder([i]) if x.name == "load")
-            else:
-                forms.append(form[0])
-        else:
-            stack.extend(e.args)
-
-
-def _axes(e: Expr) -> set[int]:
-    return {x.value for x in s.postorder([e]) if x.name == "axis"}  # type: ignore[misc]
-
-
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(prod(shape[k + 1 :]) for k in range(len(shape)))
-
-
-def position(index: Sequence[Expr], strides: Sequence[int]) -> Expr:
-    """Element position of an index in row-major memory."""
-    form: dict[int, int] = {}
-    offset = 0
-    rest: Expr | None = None
-    for i, stride in zip(index, strides, strict=True):
-        part = affine(i)
-        if part is None:
-            term = i * stride
-            rest = term if rest is None else rest + term
-        else:
-            offset += part[1] * stride
-            for k, c in part[0].items():
-                form[k] = form.get(k, 0) + c * stride
-    e = build({k: c for k, c in form.items() if c}, offset)
-    return e if rest is None else e + rest

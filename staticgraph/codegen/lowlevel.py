@@ -94,11 +94,6 @@ def atomic_add(b, address, index, value):
     return b.atomic_rmw("add", _at(b, address, index), value, "seq_cst")
 
 
-@_define(3)
-def atomic_max(b, address, index, value):
-    return b.atomic_rmw("max", _at(b, address, index), value, "seq_cst")
-
-
 @_define(4)
 def exchange_if(b, address, index, expected, value):
     """1 if the word was `expected` and is now `value`."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from staticgraph.byhand.table import BY_HAND
 from staticgraph.codegen import contract, cpu
+from staticgraph.codegen.chain import with_tail
 from staticgraph.codegen.epilogue import RegionEpilogue, split
-from staticgraph.codegen.lower import CannotLower, domain_of, lower
+from staticgraph.codegen.lower import lower
+from staticgraph.codegen.region import CannotLower, domain_of
 from staticgraph.errors import InternalError
 from staticgraph.fusion import FUSION, contiguous, contraction_of, has_template, strided
-from staticgraph.ir import CONSTANT, INPUT, Graph, Node, Tensor
+from staticgraph.ir import CONSTANT, INPUT, Graph, Node
 from staticgraph.op import NestOp
+from staticgraph.tensor import Tensor
 from staticgraph.types import SHORT
 
 #: elements below which a second thread costs more than it gives
@@ -70,11 +75,11 @@ def code_of(node: Node, name: str) -> Code:
     base = contraction_of(body)
     if base is not None and has_template(base):
         return contraction_code(node, body, base, name)
-    return region_code(body, name)
+    return with_tail(body, name, region_code)
 
 
 def region_code(body: Graph, name: str) -> Code:
-    """The kernels of a region: one, or one and the join of its partial sums."""
+    """The kernels of one sweep: one, or one and the join of its partial sums."""
     region = lower(body)
     kernels = cpu.generate(region, name, domain_of(body))
     dear = sum(1 for n in body.nodes if n.op.name in cpu.DEAR)
@@ -252,3 +257,44 @@ def by_hand_code(node: Node, name: str) -> Code:
         for k in made.steps
     ]
     return Code(launches, made.workspace)
+
+
+# ---------------------------------------------------------------------------- from memory
+
+#: by generator and text of the node: equal bodies, such as the layers of a deep network, share code
+_codes: dict[tuple[Callable, str], Code] = {}
+_CODES_KEPT = 4096
+
+
+def code_for(node: Node, generate: Callable[[Node, str], Code] = code_of) -> Code:
+    """Kernels of a node, from memory where a node of the same text had them generated."""
+    if node.op is FUSION:
+        key = str(node.attrs["body"])
+    else:
+        # x * x reads one operand and x * y two, of the same types.
+        ids = [id(t) for t in node.operands]
+        places = [ids.index(i) for i in ids]
+        types = [t.type for t in node.operands]
+        key = f"{node.op.name} {node.types} {types} {places} {sorted(node.attrs.items())}"
+        if any(isinstance(v, np.ndarray) for v in node.attrs.values()):
+            return generate(node, kernel_name(node))
+    found = _codes.get((generate, key))
+    if found is None:
+        if len(_codes) >= _CODES_KEPT:
+            _codes.clear()
+        found = _codes[generate, key] = generate(node, kernel_name(node))
+    return found
+
+
+def kernel_name(node: Node) -> str:
+    """A short name from the ops of a node."""
+    body = node.attrs.get("body")
+    if body is None:
+        return node.op.name
+    names = [
+        n.op.name
+        for n in body.nodes
+        if n.op not in (INPUT, CONSTANT) and n.op.name not in ("reshape", "broadcast_to")
+    ]
+    text = "_".join(dict.fromkeys(names)) or "copy"
+    return text if len(text) <= 40 else text[:36].rstrip("_") + f"_{len(names)}"

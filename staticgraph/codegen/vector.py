@@ -164,11 +164,9 @@ def _define_makers() -> None:
         define(f"lane0_{code}", _fixed(SCALAR[code](VEC[code]), _lane0(code)), 1)
     steps = ir.Constant(LANE["i64"].vector, list(range(LANES)))
     define("iota", _fixed(VEC["i64"](), lambda _, b, sig, args: steps), 0)
-    define(
-        "lanes",
-        _fixed(VEC["b1"](types.int64), lambda _, b, sig, args: lanewise.first_lanes(b, args[0])),
-        1,
-    )
+    for name, mask in {"lanes": lanewise.first_lanes, "lane_at": lanewise.lane_at}.items():
+        emit = lambda _, b, sig, args, mask=mask: mask(b, args[0])  # noqa: E731
+        define(name, _fixed(VEC["b1"](types.int64), emit), 1)
     count = _fixed(types.int64(VEC["b1"]), lambda _, b, sig, args: lanewise.population(b, args[0]))
     define("count", count, 1)
 

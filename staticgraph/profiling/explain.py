@@ -20,7 +20,7 @@ from staticgraph.kernels import Kernel
 from staticgraph.passes import fuse, guard, inline
 from staticgraph.passes.edges import Edge
 from staticgraph.passmanager import Pass
-from staticgraph.plan import Plan, Ref, Step, is_free
+from staticgraph.plan import Plan, Ref, Step
 from staticgraph.profiling import assembly
 from staticgraph.profiling.arena import memory_of
 from staticgraph.profiling.explanation import (
@@ -37,6 +37,7 @@ from staticgraph.profiling.explanation import (
 )
 from staticgraph.profiling.kernelrows import asked_for, forward_line, is_gradient, members, place
 from staticgraph.profiling.remarks import remarks
+from staticgraph.schedule import is_free
 from staticgraph.text import graph_text
 
 #: lines of the graph shown around a change
@@ -123,7 +124,7 @@ def _pairs(
         runs = [n for n in fn.optimized.nodes if not is_free(n)]
         order = again.units.gathered(again.sequence, again.peak)
         origin = dict(zip(runs, again.units.origins(order), strict=True))
-    twin = dict(zip(graph.nodes, planned.nodes, strict=True))
+    twin = dict(_twins(graph, planned))
     numbers: dict[Node, list[int]] = {}
     for row in rows:
         node = fn.plan.steps[row.step].node
@@ -149,6 +150,15 @@ def _pairs(
         )
         for e in edges
     ]
+
+
+def _twins(a: Graph, b: Graph) -> Iterator[tuple[Node, Node]]:
+    """Equal nodes of two graphs that one pipeline made, those of branches too."""
+    for x, y in zip(a.nodes, b.nodes, strict=True):
+        yield x, y
+        if x.op.name == "cond":
+            for branch in ("then", "orelse"):
+                yield from _twins(x.attrs[branch], y.attrs[branch])
 
 
 # ---------------------------------------------------------------------------- kernels
@@ -271,7 +281,7 @@ def _in_place(plan: Plan, number: int) -> str:
 def _kept(plan: Plan, node: Node, number: int, result: int, operand: int) -> str:
     """Why the result does not take the memory of this operand."""
     t = node.operands[operand]
-    base = schedule.owner(t, is_free)
+    base = schedule.owner(t)
     ref = plan.places.get(base)
     if base.node.op in _LEAVES or ref is None or ref.space != "arena":
         return f"operand {operand} is the caller's or lasts beyond the call"

@@ -10,19 +10,44 @@ from staticgraph.profiling import units
 from staticgraph.profiling.table import flowed, line
 
 TOP = 20
+#: columns that a name keeps where a table is too wide
+LEAST = 16
 VECTORIZER = "kernels are explicit SIMD; LLVM's loop vectorizer is off on purpose"
 
 
 def render(made: Any, width: int = 100, top: int = TOP) -> str:
-    """The overview, or what there is to say on one kernel; `top` = 0 shows every row."""
+    """The overview, or what there is to say on one kernel; `top` = 0 shows every row.
+
+    `width` 0 stands for records, a line each, with tabs between their fields.
+    """
     blocks = _overview(made, width, top) if made.kernel is None else _kernel(made, width)
-    return "\n".join(each[:width].rstrip() for each in blocks)
+    return "\n".join(_fitted(each, width).rstrip(" ") for each in blocks)
 
 
-def aligned(rows: Iterable[Sequence[str]], right: Sequence[int] = (), indent: int = 2) -> list[str]:
-    """Rows of cells under each other; columns of `right` end at the same place."""
+def _fitted(text: str, width: int) -> str:
+    return text if not width or len(text) <= width else f"{text[: width - 1]}~"
+
+
+def aligned(
+    rows: Iterable[Sequence[str]],
+    width: int,
+    right: Sequence[int] = (),
+    indent: int = 2,
+    cut: int | None = None,
+) -> list[str]:
+    """Rows of cells under each other; columns of `right` end at the same place.
+
+    Column `cut` gives way where the rows are too wide.
+    """
     rows = [list(r) for r in rows]
+    if not width:
+        return ["\t".join(row) for row in rows]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if cut is not None:
+        surplus = max(0, indent + sum(wide) + 2 * (len(wide) - 1) - width)
+        wide[cut] = max(LEAST, wide[cut] - surplus)
+        for row in rows:
+            row[cut] = _fitted(row[cut], wide[cut])
     return [
         " " * indent
         + "  ".join(
@@ -39,9 +64,10 @@ def aligned(rows: Iterable[Sequence[str]], right: Sequence[int] = (), indent: in
 def _overview(made: Any, width: int, top: int) -> Iterator[str]:
     hits = sum(k.cache_hit for k in made.kernels)
     passes = sum(p.seconds for p in made.passes)
+    kernels = units.some(len(made.kernels), "kernel")
     yield from flowed(
         [
-            line(made.model or "model", f"{made.nodes} nodes -> {len(made.kernels)} kernels"),
+            line(made.model or "model", f"{units.some(made.nodes, 'node')} -> {kernels}"),
             line("compile", f"{units.seconds(made.total_seconds)} = passes {units.seconds(passes)}"
                  f" + plan {units.seconds(made.plan_seconds)}"
                  f" + kernels {units.seconds(made.kernel_seconds)}",
@@ -50,11 +76,11 @@ def _overview(made: Any, width: int, top: int) -> Iterator[str]:
         width,
     )  # fmt: skip
     yield ""
-    yield from _passes(made)
+    yield from _passes(made, width)
     yield ""
     yield from _fusion(made, width, top)
     yield ""
-    yield from _kernels(made, top)
+    yield from _kernels(made, width, top)
     yield ""
     yield from _arena(made, width, top)
     if made.recomputing is not None:
@@ -62,7 +88,7 @@ def _overview(made: Any, width: int, top: int) -> Iterator[str]:
         yield from _recomputing(made.recomputing, width)
 
 
-def _passes(made: Any) -> Iterator[str]:
+def _passes(made: Any, width: int) -> Iterator[str]:
     rows = [["pass", "time", "nodes", ""]]
     for p in made.passes:
         same = p.before == p.after
@@ -70,7 +96,7 @@ def _passes(made: Any) -> Iterator[str]:
         rows.append(
             [p.name, units.seconds(p.seconds), nodes, f"{len(p.notes)} notes" * bool(p.notes)]
         )
-    lines = aligned(rows, right=(1,))
+    lines = aligned(rows, width, right=(1,))
     yield lines[0]
     for p, text in zip(made.passes, lines[1:], strict=True):
         yield text
@@ -92,7 +118,7 @@ def _fusion(made: Any, width: int, top: int) -> Iterator[str]:
     for p in joined:
         saves[p.rule] += p.bytes
     rows = [[f"{n} fused", units.size(saves[rule]), rule] for rule, n in rules.most_common()]
-    yield from aligned(rows, right=(0, 1))
+    yield from aligned(rows, width, right=(0, 1))
     shown = apart if top == 0 else apart[:top]
     yield from _pairs(shown, width)
     if len(apart) > len(shown):
@@ -115,10 +141,10 @@ def _pairs(pairs: Sequence[Any], width: int) -> list[str]:
             p.rule, _lines(p), p.type,
         ])  # fmt: skip
     for columns in (7, 6, 5):
-        lines = aligned([r[:columns] for r in rows], right=(2,))
-        if max(map(len, lines)) <= width:
+        lines = aligned([r[:columns] for r in rows], width, right=(2,))
+        if not width or max(map(len, lines)) <= width:
             return lines
-    first, *lines = aligned([[*r[:4], r[5]] for r in rows], right=(2,))
+    first, *lines = aligned([[*r[:4], r[5]] for r in rows], width, right=(2,))
     rules = (f"         {p.rule}" for p in pairs)
     return [first, *(text for both in zip(lines, rules, strict=True) for text in both)]
 
@@ -133,14 +159,14 @@ def _lines(pair: Any) -> str:
     return f"{text} (grad)" if pair.is_gradient else text
 
 
-def _kernels(made: Any, top: int) -> Iterator[str]:
+def _kernels(made: Any, width: int, top: int) -> Iterator[str]:
     rows = [["#", "kernel", "ops", "compile", "origin", "in place"]]
     shown = made.kernels if top == 0 else made.kernels[:top]
     for k in shown:
         over = k.in_place if k.in_place.startswith("yes") else "no"
         compiled = units.seconds(k.compile_seconds)
         rows.append([str(k.index), k.name, str(len(k.members)), compiled, k.origin or "-", over])
-    yield from aligned(rows, right=(0, 2, 3), indent=1)
+    yield from aligned(rows, width, right=(0, 2, 3), indent=1, cut=1)
     if len(made.kernels) > len(shown):
         yield f"  {len(made.kernels) - len(shown)} more kernels"
 
@@ -162,7 +188,7 @@ def _arena(made: Any, width: int, top: int) -> Iterator[str]:
         place = f"[{b.offset}:{b.offset + b.bytes}]"
         steps = f"{b.born}..{b.dies}"
         rows.append([f"arena {k}", b.what, units.size(b.bytes), place, steps, before])
-    yield from aligned(rows, right=(2,))
+    yield from aligned(rows, width, right=(2,), cut=1)
     if len(a.buffers) > len(shown):
         yield f"  {len(a.buffers) - len(shown)} more buffers"
 
@@ -174,7 +200,7 @@ def _recomputing(r: Any, width: int) -> Iterator[str]:
               f"a better plan could save {100 * r.gap:.1f} % at most")],
         width,
     )  # fmt: skip
-    yield from aligned([[x.what, f"x{x.times}", str(x.where or "?")] for x in r.again])
+    yield from aligned([[x.what, f"x{x.times}", str(x.where or "?")] for x in r.again], width)
 
 
 # ---------------------------------------------------------------------------- one kernel
@@ -192,10 +218,9 @@ def _kernel(made: Any, width: int) -> Iterator[str]:
                  f"{units.size(k.code_bytes)} of code", f"key {k.key[:12]}")
         )  # fmt: skip
     yield from flowed(facts, width)
-    yield from _block("ops", [_member(m) for m in k.members])
-    yield from _block(
-        "arguments", [[a.name, a.place, a.type, units.size(a.bytes)] for a in k.arguments]
-    )
+    yield from _block("ops", [_member(m) for m in k.members], width)
+    arguments = [[a.name, a.place, a.type, units.size(a.bytes)] for a in k.arguments]
+    yield from _block("arguments", arguments, width)
     if k.in_place:
         yield from flowed([line("in place", k.in_place)], width)
     own = [p for p in made.pairs if k.index in p.made_in or k.index in p.read_in]
@@ -216,10 +241,10 @@ def _member(m: Any) -> list[str]:
     return [m.op, m.type, m.attrs, where]
 
 
-def _block(word: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _block(word: str, rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
     if rows:
         yield word
-        yield from aligned(rows)
+        yield from aligned(rows, width)
 
 
 def _code(code: Any) -> list[tuple[str, ...]]:

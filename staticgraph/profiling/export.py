@@ -43,14 +43,17 @@ def _cell(value: Any) -> Any:
 
 
 def to_trace(report: Profile) -> dict[str, Any]:
-    """Complete events: thread 0 is the plan (runs and their kernels), thread k + 1 is thread k."""
+    """Complete events: thread 0 is the plan (runs and their kernels), thread k + 1 is thread k.
+
+    Arrows lead from a kernel of the plan to its part on each thread.
+    """
     rows = {r.index: r for r in report.kernels}
     live = report.memory.timeline
     events: list[dict[str, Any]] = [
         {"ph": "M", "pid": 1, "tid": PLAN_THREAD, "name": "thread_name", "args": {"name": "plan"}}
     ]
     threads: set[int] = set()
-    start = 0.0
+    start, flows = 0.0, 0
     for number, run in enumerate(report.timeline, 1):
         events.append(_slice(f"run {number}", PLAN_THREAD, start, run.end))
         for event in run.events:
@@ -69,6 +72,9 @@ def to_trace(report: Profile) -> dict[str, Any]:
                 length = span.end - span.begin
                 tiles = {"tiles": span.tiles}
                 events.append(_slice(name, span.thread + 1, start + span.begin, length, tiles))
+                flows += 1
+                events.append(_flow("s", flows, PLAN_THREAD, at))
+                events.append(_flow("f", flows, span.thread + 1, start + span.begin))
         start += run.end
     for thread in sorted(threads):
         name = {"name": f"thread {thread}"}
@@ -82,6 +88,15 @@ def _slice(
     return {
         "ph": "X", "pid": 1, "tid": thread, "name": name, "ts": begin * 1e6, "dur": length * 1e6,
         "args": args or {},
+    }  # fmt: skip
+
+
+def _flow(phase: str, number: int, thread: int, at: float) -> dict[str, Any]:
+    """The begin ('s') or the end ('f') of an arrow between the slices that begin there."""
+    bound = {"bp": "e"} if phase == "f" else {}
+    return {
+        "ph": phase, "id": number, "pid": 1, "tid": thread, "name": "runs on", "cat": "kernel",
+        "ts": at * 1e6, **bound,
     }  # fmt: skip
 
 

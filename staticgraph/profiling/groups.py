@@ -1,4 +1,4 @@
-"""The times of a report by op or by source line instead of by kernel.
+"""The times of a report by op, source line or function instead of by kernel.
 
 A fused kernel's time is divided among its ops by what they cost, so these times are estimates.
 """
@@ -13,7 +13,7 @@ from staticgraph.profiling.rows import OpRow, Profile
 
 @dataclass
 class Group:
-    """All ops of one name, or all ops that come from one line."""
+    """All ops of one name, or all that come from one line or one function."""
 
     name: str
     seconds: float = 0.0
@@ -27,17 +27,18 @@ class Group:
 
     @property
     def where(self) -> str:
-        """The lines it comes from, or the ops that the line has."""
+        """The lines it comes from, or the ops that the line or function has."""
         first = ", ".join(self.lines[:3])
         return first + (" ..." if len(self.lines) > 3 else "")
 
 
 def grouped(report: Profile, by: str, select: str | None = None) -> list[Group]:
-    """Groups by 'op' or 'line', the dearest first; `select` is a pattern on their names."""
+    """Groups by 'op', 'line' or 'scope', the dearest first; `select` is a pattern on names."""
     found: dict[str, Group] = {}
     for op in report.ops:
         line = _line(op)
-        name, other = (op.name, line) if by == "op" else (line or "?", op.name)
+        other = line if by == "op" else op.name
+        name = {"op": op.name, "line": line, "scope": op.scope}[by] or "?"
         if select is not None and not fnmatchcase(name, select):
             continue
         group = found.setdefault(name, Group(name))

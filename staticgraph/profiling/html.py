@@ -21,7 +21,6 @@ from staticgraph.profiling.rows import KernelRow, Profile
 #: a page grows no larger: assembly of the cheapest kernels is left out first, then their source
 PAGE_BYTES = 1_450_000
 _KINDS = ("activation", "gradient", "temporary", "workspace")
-_SMALL_ROWS = 10
 
 
 class Column(NamedTuple):
@@ -38,28 +37,36 @@ def _roof(r: KernelRow) -> str:
     return "" if r.roof_percent is None else f"{r.roof_percent:.0f} %"
 
 
+def _ran(row: KernelRow, text: str, otherwise: str = "") -> str:
+    """A text for a kernel that ran; branches that are never taken hold others."""
+    return text if row.calls else otherwise
+
+
 COLUMNS = (
     Column("#", "Place in the plan", lambda r: str(r.index), lambda r: r.index),
     Column("kernel", "Made of these ops", lambda r: r.name, None, "left name"),
     Column("median", "Median of all stamped runs, with half of its 99 % confidence interval",
-           lambda r: units.seconds(r.median), lambda r: r.median),
+           lambda r: _ran(r, units.seconds(r.median)), lambda r: r.median),
     Column("±", "Half of the median's 99 % confidence interval",
-           lambda r: units.seconds((r.ci.high - r.ci.low) / 2), lambda r: r.ci.high - r.ci.low),
+           lambda r: _ran(r, units.seconds((r.ci.high - r.ci.low) / 2)),
+           lambda r: r.ci.high - r.ci.low),
     Column("time %", "Part of the stamped wall time", lambda r: units.percent(r.share),
            lambda r: r.share, "share"),
     Column("bytes", "Read and written, exact", lambda r: units.size(r.bytes), lambda r: r.bytes),
-    Column("GB/s", "Bytes over measured time", lambda r: units.digits(r.gbps), lambda r: r.gbps),
+    Column("GB/s", "Bytes over measured time", lambda r: _ran(r, units.digits(r.gbps)),
+           lambda r: r.gbps),
     Column("GFLOP/s", "Operations, exact, over measured time",
-           lambda r: units.digits(r.gflops), lambda r: r.gflops),
+           lambda r: _ran(r, units.digits(r.gflops)), lambda r: r.gflops),
     Column("flop/B", "Arithmetic intensity", lambda r: units.digits(r.intensity),
            lambda r: r.intensity),
     Column("roof", "Part of this machine's measured limit at the level it runs from", _roof,
            lambda r: r.roof_percent, "roof"),
-    Column("bound", "What limits it", lambda r: r.bound or "", None, "left"),
+    Column("bound", "What limits it: arithmetic, functions such as exp (math), memory, its start",
+           lambda r: r.bound or _ran(r, "", "not run"), None, "left"),
     Column("could save", "Time per call if it ran at its roof",
            lambda r: "" if r.could_save is None else units.seconds(r.could_save),
            lambda r: r.could_save),
-    Column("threads", "Busy threads, on average", lambda r: f"{r.workers:.1f}",
+    Column("threads", "Busy threads, on average", lambda r: _ran(r, f"{r.workers:.1f}"),
            lambda r: r.workers),
     Column("where", "Line of the model; (grad): of the op it is the derivative of",
            lambda r: r.label, None, "left where"),
@@ -71,10 +78,16 @@ def _part(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def page(report: Profile, codes: dict[str, Code] | None, text: str) -> str:
+def page(
+    report: Profile,
+    codes: dict[str, Code] | None,
+    text: str,
+    more: Sequence[tuple[str, str]] = (),
+) -> str:
     """The whole page. `codes` by kernel key, None to leave code out; `text` is the report's JSON.
 
-    `codes` may lack kernels that this machine no longer has.
+    `codes` may lack kernels that this machine no longer has. `more` are sections of the caller's:
+    (title, HTML).
     """
     name = report.model.name or "model"
     sections = [
@@ -83,6 +96,7 @@ def page(report: Profile, codes: dict[str, Code] | None, text: str) -> str:
         ("Kernels", "kernel-table", _kernels(report)),
         ("Roofline", "roofline", _roofline(report)),
         ("Memory", "memory", _memory(report)),
+        *((escape(title), f"more-{k}", made) for k, (title, made) in enumerate(more, 1)),
         ("Graph", "graph", _graph(report)),
         ("Threads", "threads", _threads(report)),
         ("Details", "details", _details(report)),
@@ -155,7 +169,13 @@ def _tiles(report: Profile) -> str:
         (units.seconds(c.total), "to compile",
          f"{c.cache_hits} kernels cached, {c.cache_misses} new"),
     ]  # fmt: skip
-    note = f'<p class="note">{escape(report.overhead.note)}; {escape(report.noise.note)}.</p>'
+    words = f"{report.overhead.note}; {report.noise.note}."
+    if report.machine is not None and report.machine.busy:
+        words += (
+            f" The roofs were measured while the machine was busy ({report.machine.busy}), and may"
+            " be too low."
+        )
+    note = f'<p class="note">{escape(words[0].upper() + words[1:])}</p>'
     if report.interrupted:
         note = (
             '<p class="note">The measurement was interrupted: fewer runs than asked for.</p>' + note
@@ -217,6 +237,8 @@ def _row(r: KernelRow, most: float) -> str:
         style = f' style="--s:{r.share / most if most else 0:.3f}"' if c.kind == "share" else ""
         kinds = f' class="{kind}"' if kind else ""
         text = escape(c.text(r))
+        if c.heading == "where" and text:
+            text = f'<bdi dir="ltr">{text}</bdi>'  # cut from the left, where it is too long
         if c.heading == "kernel":
             text += f" <small>{len(r.ops)} ops</small>" if len(r.ops) > 1 else ""
             kinds += f' title="{escape(_made_of(r))}"'
@@ -252,7 +274,9 @@ def _roofline(report: Profile) -> str:
         else "A point is a kernel, its size and colour the time it takes. No roofs were measured."
     )
     if without:
-        note += f" {without} kernels without arithmetic are not drawn."
+        kernels = units.some(without, "kernel")
+        verb = "is" if without == 1 else "are"
+        note += f" {kernels} without arithmetic, or that did not run, {verb} not drawn."
     return f'<p class="note">{note}</p><div class="frame">{drawn}</div>'
 
 
@@ -343,44 +367,17 @@ def _details(report: Profile) -> str:
             (f"{name} FMA", units.rate(r.value, "FLOP"), "", f"{100 * r.cv:.1f} %")
             for name, r in m.fma.items()
         ]
+        roofs += [
+            (f"{name} exp", units.rate(r.value, "calls"), "", f"{100 * r.cv:.1f} %")
+            for name, r in m.math.items()
+        ]
         heads = ["measured roof", "triad or peak", "reading", "spread"]
         parts.append((f"Machine, measured {m.date}", heads, roofs, "lrrr"))
+    if report.counters:
+        counts = [(escape(name), units.count(v)) for name, v in report.counters.items()]
+        parts.append(("Counted per call", ["event", "number"], counts, "lr"))
     made = "".join(
         f"<div><h2>{escape(title)}</h2>{_table(heads, rows, align)}</div>"
         for title, heads, rows, align in parts
     )
     return f'<div class="columns">{made}</div>'
-
-
-# ---------------------------------------------------------------------------- notebooks
-
-
-def small(report: Profile) -> str:
-    """A table for a notebook's cell: no script, no style sheet."""
-    m, w = report.model, report.wall
-    rows = sorted(report.kernels, key=lambda r: -r.share)
-    shown = rows[:_SMALL_ROWS]
-    heads = ["#", "kernel", "median", "%", "GB/s", "GFLOP/s", "roof", "bound", "where"]
-    cells = [
-        (str(r.index), escape(r.name), units.seconds(r.median), units.percent(r.share),
-         units.digits(r.gbps), units.digits(r.gflops), _roof(r), r.bound or "", escape(r.label))
-        for r in shown
-    ]  # fmt: skip
-    left = (1, 7, 8)
-    top, *made = (
-        "<tr>" + "".join(
-            f'<{tag} style="text-align:{"left" if k in left else "right"}">{cell}</{tag}>'
-            for k, cell in enumerate(row)
-        ) + "</tr>"
-        for tag, row in [("th", heads), *(("td", row) for row in cells)]
-    )  # fmt: skip
-    rest = rows[len(shown) :]
-    more = (
-        f"{len(rest)} more kernels, {units.percent(sum(r.share for r in rest))} %" if rest else ""
-    )
-    return (
-        f"<p><b>{escape(m.name or 'model')}</b> {units.seconds(w.median)}"
-        f" [{units.seconds(w.ci.low)}, {units.seconds(w.ci.high)}], {m.kernels} kernels take"
-        f" {units.percent(report.coverage.kernels)} %, memory peak {units.size(report.memory.peak)}"
-        f"</p><table><thead>{top}</thead><tbody>{''.join(made)}</tbody></table><p>{more}</p>"
-    )

@@ -23,6 +23,7 @@ from staticgraph.plan import Plan, Step
 from staticgraph.profiling import stats
 from staticgraph.profiling.measure import Recording
 from staticgraph.profiling.rows import Coverage, GapRow, KernelRow, OpRow, Place
+from staticgraph.profiling.scopes import scope
 
 NS = 1e-9
 GAPS = ("call", "between kernels", "return")
@@ -53,6 +54,12 @@ def members(node: Node) -> list[Node]:
         return [node]
     inside = [n for n in node.attrs["body"].nodes if n.op is not INPUT and n.op is not CONSTANT]
     return [n for n in inside if n.op.name not in VIEWS and n.op.name != "iota"] or inside
+
+
+def chief_of(inside: Sequence[Node]) -> Node:
+    """The op that a kernel is named by: its contraction, else the last that has a line."""
+    known = [n for n in inside if n.where] or inside
+    return next((n for n in inside if n.op.name in count.CONTRACTIONS), known[-1])
 
 
 # ---------------------------------------------------------------------------- times
@@ -141,27 +148,53 @@ def kernel_rows(fn: Function, recording: Recording, times: Times) -> list[Kernel
     return rows
 
 
+#: who wrote each place of memory last; several where branches did
+Makers = dict[tuple[str, int], tuple[str, ...]]
+
+
 def _joined(rows: Sequence[KernelRow], plan: Plan) -> None:
-    """Which kernels hand each other values; of branches that write one place, the later counts."""
+    """Which kernels hand each other values; behind branches that write one place, each of them."""
     names = {"input": [t.node.attrs["name"] for t in plan.graph.inputs],
              "variable": [v.name for v in plan.variables]}  # fmt: skip
-    maker: dict[tuple[str, int], str] = {}
-    for row in rows:
-        step = plan.steps[row.step]
-        kinds = step.launch.buffers if step.launch is not None else (("in", 0), ("out", 0))
-        reads: dict[str, None] = {}
-        writes: dict[str, None] = {}
-        for (kind, _), ref in zip(kinds, step.refs, strict=True):
-            space, index = ref[:2]
-            named = names[space][index] if space in names else index
-            if kind != "out" and (space != "arena" or (space, index) in maker):
-                reads[maker.get((space, index), f"{space} {named}")] = None
-            elif space != "arena":
-                writes[f"{space} {named}"] = None
-        for (kind, _), ref in zip(kinds, step.refs, strict=True):
-            if kind in ("out", "work"):
-                maker[ref[:2]] = f"#{row.index}"
-        row.reads, row.writes = list(reads), list(writes)
+    by_step = {row.step: row for row in rows}
+    ahead: dict[int, list[Makers]] = {}  # what holds where a jump arrives
+    made: Makers | None = {}
+    for number, step in enumerate(plan.steps):
+        made = _merged([*ahead.pop(number, []), *([] if made is None else [made])])
+        if step.kind == "jump_if_false":
+            ahead.setdefault(step.target, []).append(made)
+        elif step.kind == "jump":
+            ahead.setdefault(step.target, []).append(made)
+            made = None
+        elif number in by_step:
+            made = _handed(by_step[number], step, made, names)
+
+
+def _merged(states: Sequence[Makers]) -> Makers:
+    places = dict.fromkeys(place for state in states for place in state)
+    return {
+        place: tuple(dict.fromkeys(who for state in states for who in state.get(place, ())))
+        for place in places
+    }
+
+
+def _handed(row: KernelRow, step: Step, made: Makers, names: dict[str, list[str]]) -> Makers:
+    """Fill in what a row reads and writes; who made what after it."""
+    kinds = step.launch.buffers if step.launch is not None else (("in", 0), ("out", 0))
+    reads: dict[str, None] = {}
+    writes: dict[str, None] = {}
+    after = dict(made)
+    for (kind, _), ref in zip(kinds, step.refs, strict=True):
+        space, index = ref[:2]
+        named = names[space][index] if space in names else index
+        if kind != "out" and (space != "arena" or (space, index) in made):
+            reads |= dict.fromkeys(made.get((space, index), (f"{space} {named}",)))
+        elif space != "arena":
+            writes[f"{space} {named}"] = None
+        if kind in ("out", "work"):
+            after[space, index] = (f"#{row.index}",)
+    row.reads, row.writes = list(reads), list(writes)
+    return after
 
 
 def _timed(index: int, number: int, step: Step, times: Times) -> KernelRow:
@@ -196,7 +229,7 @@ def _timed(index: int, number: int, step: Step, times: Times) -> KernelRow:
 def _described(row: KernelRow, node: Node) -> None:
     """Which ops, and whose lines."""
     inside = members(node)
-    chief = next((n for n in inside if n.op.name in count.CONTRACTIONS), inside[-1])
+    chief = chief_of(inside)
     row.ops = [n.op.name for n in inside]
     row.is_gradient = is_gradient(chief)
     row.recomputed = any(n.clone for n in inside)
@@ -210,8 +243,13 @@ def _described(row: KernelRow, node: Node) -> None:
 def _launched(row: KernelRow, plan: Plan, node: Node, launch: Launch) -> None:
     row.tiles, row.parallel = launch.tiles, launch.parallel
     launches = [s.launch for s in plan.steps if s.node is node and s.launch is not None]
-    if launch is max(launches, key=lambda each: each.flops):
+    # Where none says what it computes, it is the one that makes the result.
+    if launch is max(launches, key=lambda each: (each.flops, _makes_results(each))):
         row.flops, row.transcendentals = count.operations(node)
+
+
+def _makes_results(launch: Launch) -> bool:
+    return any(kind == "out" for kind, _ in launch.buffers)
 
 
 def _rated(row: KernelRow, recording: Recording) -> None:
@@ -323,5 +361,7 @@ def op_rows(fn: Function, rows: Iterable[KernelRow]) -> list[OpRow]:
                 bytes=c.bytes,
                 estimated=len(inside) > 1,
             )
+            line = op.forward_where or op.where
+            op.scope = scope(line.file, line.line) if line is not None else ""
             found.append(op)
     return found

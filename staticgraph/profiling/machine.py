@@ -1,5 +1,6 @@
 """This machine's roofs, measured with kernels of our own: bandwidth of each level of memory, peak
-of fused multiply-adds, matrix products. A measurement costs some seconds and is kept on disk.
+of fused multiply-adds and of exp, matrix products. A measurement costs some seconds and is kept on
+disk. One made while other programs ran is made again later, until the machine was free once.
 
 Bandwidths count the bytes a program names, as the rows of a profile do: a triad a = b + s c moves
 three arrays, whatever the caches bring in before writing.
@@ -12,8 +13,10 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +31,7 @@ from staticgraph.ops.matmul import matmul
 from staticgraph.profiling.rows import Level, Machine, Roof, decode, encode
 from staticgraph.threads import default_threads, threads
 
-SCHEMA = "staticgraph.machine/1"
+SCHEMA = "staticgraph.machine/2"
 #: rounds are short, so that some fall between the time slices of other programs, and many
 ROUND_SECONDS = 0.001
 LEAST_ROUNDS, MOST_ROUNDS = 9, 200
@@ -36,6 +39,11 @@ ROOF_SECONDS = 0.12
 #: the DRAM test may take this part of main memory, and no more than this
 DRAM_PART, DRAM_MOST = 8, 1 << 28
 GEMM = 768
+#: the machine was busy where more than this part of its cores was, or where half of the rounds of a
+#: peak of arithmetic, which nothing but other programs slows down, stayed this far below the best
+BUSY_LOAD, BUSY_PART = 0.6, 0.85
+#: seconds until roofs of a busy machine are measured again
+AGAIN_SECONDS = 900
 
 #: bytes between the arrays of a triad: at equal places of a page, loads would wait for stores
 GAP = 448
@@ -91,6 +99,19 @@ def _fma_source(code: str) -> str:
     ])  # fmt: skip
 
 
+def _exp_source(code: str) -> str:
+    """Independent values that stay near 1."""
+    return "\n".join([
+        "def k(lo, hi, bufs, scratch):",
+        "    for t in range(lo, hi):",
+        f"        x = vld_{code}(ptr(bufs, 0), 0)",
+        *(f"        s{j} = x" for j in range(_SUMS)),
+        "        for r in range(ptr(bufs, 2)):",
+        *(f"            s{j} = exp(s{j} - x)" for j in range(_SUMS)),
+        f"        vst_{code}(ptr(bufs, 3), t * 16, {_TOTAL})\n",
+    ])  # fmt: skip
+
+
 class Probe:
     """A kernel with one tile per thread, timed for some number of inner repetitions."""
 
@@ -142,7 +163,7 @@ def roof(once: Callable[[], float]) -> Roof:
 
 
 def best(wide: Roof, narrow: Roof) -> Roof:
-    """The roof of all threads: not below that of one, where others kept a core from us."""
+    """The higher of two."""
     return wide if wide.value >= narrow.value else narrow
 
 
@@ -197,11 +218,22 @@ def _level(name: str, size: int, working: int, count: int) -> Level:
 
 
 def measure_fma(count: int) -> dict[str, Roof]:
+    """flop/s of fused multiply-adds by dtype."""
+    return _arithmetic("fma", _fma_source, 2, count)
+
+
+def measure_exp(count: int) -> dict[str, Roof]:
+    """Calls of exp per second by dtype."""
+    return _arithmetic("exp", _exp_source, 1, count)
+
+
+def _arithmetic(name: str, source: Callable[[str], str], work: int, count: int) -> dict[str, Roof]:
+    """`work` operations of a repetition in each of its lanes."""
     found = {}
     for dtype, code in (("float32", "f32"), ("float64", "f64")):
         data = np.full(64, 0.5, dtype)
-        probe = Probe(f"roof_fma_{code}", _fma_source(code), data, 0, count)
-        found[dtype] = probe.rate(count * 16.0 * _SUMS * 2)
+        probe = Probe(f"roof_{name}_{code}", source(code), data, 0, count)
+        found[dtype] = probe.rate(count * 16.0 * _SUMS * work)
     return found
 
 
@@ -229,13 +261,18 @@ def measure_gemm(count: int) -> tuple[Roof, Roof]:
 
 
 def machine(refresh: bool = False) -> Machine:
-    """The roofs of this machine, from disk where they were measured before (see `Machine.date`)."""
+    """The roofs of this machine, from disk where they were measured before (see `Machine.date`).
+
+    `refresh` forgets those. Roofs of a busy machine are measured again after a while, and the
+    higher ones stay: other programs can only lower them.
+    """
     path = machine_file()
-    if not refresh:
-        known = _read(path)
-        if known is not None:
-            return known
+    known = None if refresh else _read(path)
+    if known is not None and not is_due():
+        return known
     made = measure()
+    if known is not None:
+        made = highest(made, known)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.tmp")
@@ -246,30 +283,81 @@ def machine(refresh: bool = False) -> Machine:
     return made
 
 
+def is_due() -> bool:
+    """Whether `machine` will measure: nothing is kept, or what a busy machine gave long ago."""
+    path = machine_file()
+    known = _read(path)
+    if known is None:
+        return True
+    return bool(known.busy) and time.time() - path.stat().st_mtime > AGAIN_SECONDS
+
+
 def measure() -> Machine:
     """Measure all roofs now."""
-    begin = time.perf_counter()
+    begin, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     count = default_threads()
-    one, fma_one = measure_levels(1), measure_fma(1)
-    levels, fma = (one, fma_one) if count == 1 else (measure_levels(count), measure_fma(count))
-    for wide, narrow in zip(levels, one, strict=True):
-        wide.read, wide.triad = best(wide.read, narrow.read), best(wide.triad, narrow.triad)
-    fma = {dtype: best(r, fma_one[dtype]) for dtype, r in fma.items()}
+    levels_one, fma_one, math_one = measure_levels(1), measure_fma(1), measure_exp(1)
+    levels, fma, math = levels_one, fma_one, math_one
+    if count > 1:
+        levels, fma, math = measure_levels(count), measure_fma(count), measure_exp(count)
     sgemm, blas = measure_gemm(count)
-    return Machine(
+    made = Machine(
         cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         threads=count,
         date=datetime.date.today().isoformat(),
         versions=versions(),
         levels=levels,
-        levels_one=one,
+        levels_one=levels_one,
         fma=fma,
         fma_one=fma_one,
         sgemm=sgemm,
         blas=blas,
         seconds=time.perf_counter() - begin,
+        math=math,
+        math_one=math_one,
+        load=load,
     )
+    made.busy = _busy(made)
+    return _widened(made)
+
+
+def _busy(made: Machine) -> str:
+    """Whether other programs ran meanwhile: by the load, and by how steady arithmetic was."""
+    if made.load > BUSY_LOAD * made.cores:
+        return f"load {made.load:.1f} on {made.cores} cores"
+    peaks = [*made.fma.values(), *made.fma_one.values()]
+    steady = min((r.low / r.value for r in peaks), default=1.0)
+    return f"half of the rounds below {100 * steady:.0f} %" if steady < BUSY_PART else ""
+
+
+def _widened(made: Machine) -> Machine:
+    """The roof of all threads: not below that of one, where others kept a core from us."""
+    both = zip(made.levels, made.levels_one, strict=True)
+    levels = [
+        replace(wide, read=best(wide.read, one.read), triad=best(wide.triad, one.triad))
+        for wide, one in both
+    ]
+    fma = {dtype: best(r, made.fma_one[dtype]) for dtype, r in made.fma.items()}
+    math = {dtype: best(r, made.math_one[dtype]) for dtype, r in made.math.items()}
+    return replace(made, levels=levels, fma=fma, math=math)
+
+
+def highest(new: Machine, old: Machine) -> Machine:
+    """The roofs that one of two measurements reached; as busy as the new one was."""
+    one, other = encode(new), encode(old)
+    return decode(Machine, _highest(one, other))
+
+
+def _highest(new: Any, old: Any) -> Any:
+    """Of equal trees of plain data with roofs in them."""
+    if isinstance(new, dict) and "samples" in new:
+        return new if new["value"] >= old["value"] else old
+    if isinstance(new, dict):
+        return {k: _highest(v, old[k]) if k in old else v for k, v in new.items()}
+    if isinstance(new, list) and len(new) == len(old):
+        return [_highest(*pair) for pair in zip(new, old, strict=True)]
+    return new
 
 
 def machine_file() -> Path:

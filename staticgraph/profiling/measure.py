@@ -25,6 +25,7 @@ from staticgraph.threads import caller
 
 LEAST_RUNS = 10
 MOST_RUNS = 2000
+USUAL_SECONDS = 1.0
 MOST_WARMUP = 200
 #: seconds that the warm-up may take before it is cut off, and is called unstable
 WARMUP_SECONDS = 2.0
@@ -101,11 +102,14 @@ def record(
     arrays: list[np.ndarray],
     *,
     runs: int | None,
-    seconds: float,
+    seconds: float | None,
     warmup: int | None,
     progress: Progress | None = None,
 ) -> Recording:
-    """Measure. Variables have their values back afterwards; Ctrl-C keeps the rounds done."""
+    """Measure; without `runs` and `seconds`, for as long as is usually enough.
+
+    Variables have their values back afterwards; Ctrl-C keeps the rounds done.
+    """
     session = Session(fn, arrays)
     made = Recording(session.threads)
     with variables_kept(fn), _collector_off():
@@ -156,29 +160,42 @@ def _warm_up(session: Session, made: Recording, wanted: int | None) -> None:
         begin, end = session.call(False)
         times.append(end - begin)
     made.warmup = len(times) + 1
-    made.stable = stats.is_stable(times)
+    made.stable = stats.is_stable(times) or wanted is not None
 
 
 def _rounds(
     session: Session,
     made: Recording,
     runs: int | None,
-    seconds: float,
+    seconds: float | None,
     progress: Progress | None,
 ) -> None:
-    limit = time.perf_counter() + seconds
-    done = 0
-    while done < (runs or MOST_RUNS):
-        if runs is None and done >= LEAST_RUNS and time.perf_counter() > limit:
-            break
-        if done % 2:
+    """Pairs of a plain and a stamped run, in alternating order.
+
+    Where a time was asked for, all of it is used; of more pairs than MOST_RUNS every second goes,
+    again and again, so that those kept are spread over the whole time.
+    """
+    limit = time.perf_counter() + (USUAL_SECONDS if seconds is None else seconds)
+    done, every = 0, 1
+    while runs is None or done < runs:
+        kept = len(made.plain)
+        if runs is None:
+            if done >= LEAST_RUNS and time.perf_counter() > limit:
+                break
+            if kept == MOST_RUNS and seconds is None:
+                break
+            if kept == MOST_RUNS:
+                del made.plain[1::2], made.stamped[1::2]
+                every *= 2
+        if done // every % 2:
             sample = session.stamped()
             begin, end = session.call(False)
         else:
             begin, end = session.call(False)
             sample = session.stamped()
-        made.plain.append(end - begin)
-        made.stamped.append(sample)
+        if done % every == 0:
+            made.plain.append(end - begin)
+            made.stamped.append(sample)
         done += 1
         if progress is not None:
             progress(done, runs)

@@ -47,7 +47,9 @@ def about(row: KernelRow) -> str:
     """What a pointer over a kernel shows."""
     lines = [
         f"#{row.index} {row.name}",
-        f"{units.seconds(row.median)}, {units.percent(row.share)} % of the time",
+        f"{units.seconds(row.median)}, {units.percent(row.share)} % of the time"
+        if row.calls
+        else "not run",
         f"{units.rate(row.gbps * 1e9, 'B')}, {units.rate(row.gflops * 1e9, 'FLOP')},"
         f" {units.digits(row.intensity)} flop/B",
     ]
@@ -297,7 +299,7 @@ def _lines(row: KernelRow) -> list[str]:
     new = [n.partition(" ")[2] for n in row.writes if n.startswith("variable ")]
     lines = [
         f"#{row.index} {row.name}",
-        f"{units.seconds(row.median)}  {units.percent(row.share)} %",
+        f"{units.seconds(row.median)}  {units.percent(row.share)} %" if row.calls else "not run",
         row.label,
         f"reads {', '.join(old)}" if old else "",
         f"updates {', '.join(new)}" if new else "",

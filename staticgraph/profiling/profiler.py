@@ -13,6 +13,7 @@ from staticgraph.compile import Function
 from staticgraph.errors import InputError, NumericError, TargetError
 from staticgraph.fusion import CONTRACTIONS
 from staticgraph.ir import Node
+from staticgraph.profiling import units
 from staticgraph.profiling.advice import advise
 from staticgraph.profiling.arena import memory_of
 from staticgraph.profiling.kernelrows import (
@@ -52,7 +53,7 @@ def profile(
     named: dict[str, Any],
     *,
     runs: int | None = None,
-    seconds: float = 1.0,
+    seconds: float | None = None,
     warmup: int | None = None,
     seed: int = 0,
     roofs: bool | Machine = True,
@@ -123,7 +124,7 @@ def _model(fn: Function, recording: Recording, origin: str) -> Model:
         description="forward+grad" if derived else "forward",
         target=fn.options["target"],
         threads=recording.threads,
-        dtypes=sorted({t.dtype for t in types}),
+        dtypes=sorted({t.dtype for t in types} or {t.dtype for t in fn.types}),
         nodes=len(fn.graph),
         kernels=len(fn.plan.launches),
         gradient=derived,
@@ -159,12 +160,11 @@ def _overhead(recording: Recording, rows: list[KernelRow]) -> Overhead:
     plain = np.array(recording.plain, np.float64)[: len(stamped)]
     fraction = float(np.median(stamped[: len(plain)] / plain) - 1)
     short = [row for row in rows if row.timing == "repeat"]
-    note = f"stamped runs were {100 * fraction:+.1f} % slower than plain runs"
+    word = "slower" if fraction >= 0 else "faster"
+    note = f"stamped runs were {100 * abs(fraction):.1f} % {word} than plain runs"
     if short:
-        note += (
-            f"; {len(short)} kernel{'s' * (len(short) > 1)} below 5 us also timed by repeating"
-            " (rates use that)"
-        )
+        kernels = units.some(len(short), "kernel")
+        note += f"; {kernels} below 5 us also timed by repeating (rates use that)"
     return Overhead(
         stamped_median=float(np.median(stamped)) * NS,
         plain_median=float(np.median(plain)) * NS,

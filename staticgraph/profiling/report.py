@@ -9,11 +9,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from staticgraph.errors import ReportError
-from staticgraph.profiling import export, html, pagedata, table
+from staticgraph.profiling import export, html, notebook, pagedata, table
 from staticgraph.profiling.pagecode import Code
 from staticgraph.profiling.rows import SCHEMA, Profile, decode, encode
 
@@ -72,20 +73,26 @@ class Report(Profile):
     ) -> str:
         """The report as text of `width` columns; sort by time, waste, bytes, name or plan.
 
-        `by` makes a row of each kernel, op or line; `select` is a pattern on the rows' names.
+        `by` makes a row of each kernel, op, scope or line; `select` is a pattern on the rows'
+        names. A width of 0 gives one record per line, with tabs between fields.
         """
         return table.render(self, width, top, sort, select=select, by=by)
 
     def __str__(self) -> str:
         return self.table()
 
-    def to_html(self, source: bool = True) -> str:
+    def to_html(self, source: bool = True, sections: Sequence[tuple[str, str]] = ()) -> str:
         """One HTML page: no network, readable without its script; `load_report` reads it again.
 
         `source` adds the kernels' generated code and assembly, as far as this process or the
-        kernel cache of this machine still has them.
+        kernel cache of this machine still has them. `sections` are more to show, after the memory:
+        (title, HTML) each, such as an inline SVG, or `<div class="frame">` around one. The page
+        may fetch nothing and runs no script but its own; colours that suit light and dark are its
+        variables (--ink, --soft, --rule, --paper, --panel, --accent, --hot). The `<title>` of an
+        SVG element is shown at the pointer.
         """
-        return html.page(self, self._codes() if source else None, self.to_json())
+        codes = self._codes() if source else None
+        return html.page(self, codes, self.to_json(), sections)
 
     def _codes(self) -> dict[str, Code]:
         # Here, because it loads LLVM, which nothing else of a report needs.
@@ -101,7 +108,7 @@ class Report(Profile):
         return found
 
     def _repr_html_(self) -> str:
-        return html.small(self)
+        return notebook.small(self)
 
     def __repr__(self) -> str:
         return f"<Report of {len(self.kernels)} kernels, {self.wall.median:.3g} s>"

@@ -2,7 +2,8 @@
 
 Where a kernel's operands lie is told by reuse distance: how many distinct bytes the plan touches
 between two uses of a buffer, call after call. Memory time is the sum over buffers of their bytes
-at the bandwidth of that level. Percentages may exceed 100: a roof is a measurement too.
+at the bandwidth of that level. Functions such as tanh are held against exp, and come on top of the
+other arithmetic. Percentages may exceed 100: a roof is a measurement too.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def apply_roofs(
     distances = reuse_distances(rows, Traffic(plan))
     for row in rows:
         wide = row.parallel and row.tiles > 1 and threads > 1
-        levels, fma = (
-            (machine.levels, machine.fma) if wide else (machine.levels_one, machine.fma_one)
+        roofs = (machine.levels, machine.fma, machine.math)
+        levels, fma, math = (
+            roofs if wide else (machine.levels_one, machine.fma_one, machine.math_one)
         )
         if row.median > 0:
-            _against(row, distances[row.step], levels, fma.get(dtype))
+            _against(row, distances[row.step], levels, fma.get(dtype), math.get(dtype))
 
 
 def reuse_distances(
@@ -57,7 +59,11 @@ def reuse_distances(
 
 
 def _against(
-    row: KernelRow, pairs: Sequence[tuple[int, int]], levels: Sequence[Level], fma: Roof | None
+    row: KernelRow,
+    pairs: Sequence[tuple[int, int]],
+    levels: Sequence[Level],
+    fma: Roof | None,
+    math: Roof | None,
 ) -> None:
     seconds = dict.fromkeys((level.name for level in levels), 0.0)
     for moved, distance in pairs:
@@ -66,24 +72,34 @@ def _against(
         level = level_for(distance, levels)
         seconds[level.name] += moved / bandwidth(row, level).value
     memory = sum(seconds.values())
-    compute = row.flops / fma.value if fma is not None else 0.0
     row.roof_level = max(seconds, key=lambda name: seconds[name]) if memory else None
-    roof = max(memory, compute)
     taken = row.median / max(row.calls, 1.0) if row.repeat is None else row.repeat
-    if roof == 0 or taken <= 0:
+    # What a kernel cannot be faster than: its memory, or all of its arithmetic.
+    limits: list[tuple[float, str, Roof]] = []
+    if row.roof_level is not None:
+        level = next(each for each in levels if each.name == row.roof_level)
+        limits.append((memory, row.roof_level, bandwidth(row, level)))
+    arithmetic = [
+        (work / peak.value, name, peak)
+        for work, name, peak in (
+            (row.flops, "compute", fma),
+            (row.transcendentals, "math", math),
+        )
+        if peak is not None and work
+    ]
+    if arithmetic:
+        _, name, peak = max(arithmetic, key=lambda part: part[0])
+        limits.append((sum(part for part, *_ in arithmetic), name, peak))
+    if not limits or taken <= 0:
         row.bound = "launch" if row.median < LAUNCH_SECONDS else None
         return
-    binding = fma if compute >= memory else None
-    if binding is None:
-        name = row.roof_level
-        binding = bandwidth(row, next(level for level in levels if level.name == name))
-    row.roof_percent = 100 * roof / taken
+    least, row.bound, binding = max(limits, key=lambda limit: limit[0])
+    row.roof_percent = 100 * least / taken
     row.roof_low = row.roof_percent * binding.value / binding.high
     row.roof_high = row.roof_percent * binding.value / binding.low
-    row.bound = "compute" if compute >= memory else row.roof_level
     if taken < LAUNCH_SECONDS and row.roof_percent < 50:
         row.bound = "launch"
-    row.could_save = max(0.0, row.median - roof * max(row.calls, 1.0))
+    row.could_save = max(0.0, row.median - least * max(row.calls, 1.0))
 
 
 def level_for(distance: int, levels: Sequence[Level]) -> Level:

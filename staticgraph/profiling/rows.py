@@ -192,7 +192,10 @@ class KernelRow:
 
 @dataclass
 class OpRow:
-    """The part of one op in a kernel: of a fused one by what its ops cost, so an estimate."""
+    """The part of one op in a kernel: of a fused one by what its ops cost, so an estimate.
+
+    `scope` is the function of the user's that its line stands in, such as 'mlp.py:Net.loss'.
+    """
 
     name: str
     kernel: int
@@ -204,6 +207,7 @@ class OpRow:
     flops: int
     bytes: int
     estimated: bool
+    scope: str = ""
 
 
 @dataclass
@@ -329,7 +333,9 @@ class Level:
 class Machine:
     """This machine's measured roofs: those of `threads` threads, and (`_one`) of one.
 
-    `fma` is by dtype; `sgemm` is this package's float32 matrix product, `blas` that of NumPy.
+    `fma` is by dtype, `math` too: calls of `exp` per second, which stands for all functions of its
+    kind. `sgemm` is this package's float32 matrix product, `blas` that of NumPy. `busy` says why
+    the roofs may be too low, '' where nothing did.
     """
 
     cpu: str
@@ -344,6 +350,10 @@ class Machine:
     sgemm: Roof
     blas: Roof
     seconds: float
+    math: dict[str, Roof] = field(default_factory=dict)
+    math_one: dict[str, Roof] = field(default_factory=dict)
+    load: float = 0.0
+    busy: str = ""
 
 
 @dataclass
@@ -379,7 +389,10 @@ SCHEMA = "staticgraph.profile/1"
 
 @dataclass
 class Profile:
-    """A profile of one compiled function; `created` is a date and time in ISO 8601."""
+    """A profile of one compiled function; `created` is a date and time in ISO 8601.
+
+    `counters` holds what the processor counted per call, where that was asked for.
+    """
 
     created: str
     model: Model
@@ -397,6 +410,7 @@ class Profile:
     timeline: list[Run] = field(default_factory=list)
     interrupted: bool = False
     schema: str = SCHEMA
+    counters: dict[str, float] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------- as plain data

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from staticgraph.profiling import units
 from staticgraph.profiling.groups import grouped
-from staticgraph.profiling.rows import KernelRow, Profile
+from staticgraph.profiling.rows import Input, KernelRow, Profile
 
 #: a word at the margin, then parts
 Line = tuple[str, ...]
 
 WORD = 13  # columns of the words that begin lines
 NAME_LEAST = 16
+MOST_INPUTS = 12
 WHERE_LEAST = 24  # columns that the end of a path keeps beside more numbers
 
 SORTS: dict[str, Callable[[KernelRow], object]] = {
@@ -39,17 +40,22 @@ def _optional(value: float | None, text: Callable[[float], str]) -> str:
     return "" if value is None else text(value)
 
 
+def _ran(row: KernelRow, text: str, otherwise: str = "") -> str:
+    """A text for a kernel that ran; in a branch that was never taken there is nothing to say."""
+    return text if row.calls else otherwise
+
+
 COLUMNS = (
-    Column("median", lambda r: units.seconds(r.median), 0),
-    Column("+-", lambda r: units.seconds((r.ci.high - r.ci.low) / 2), 7),
+    Column("median", lambda r: units.seconds(r.median) if r.calls else "-", 0),
+    Column("+-", lambda r: _ran(r, units.seconds((r.ci.high - r.ci.low) / 2)), 7),
     Column("%", lambda r: units.percent(r.share), 0),
     Column("cum", lambda r: units.percent(r.cum), 6),
     Column("bytes", lambda r: units.size(r.bytes), 8),
-    Column("GB/s", lambda r: units.digits(r.gbps), 3),
-    Column("GF/s", lambda r: units.digits(r.gflops), 2),
+    Column("GB/s", lambda r: _ran(r, units.digits(r.gbps)), 3),
+    Column("GFLOP/s", lambda r: _ran(r, units.digits(r.gflops)), 2),
     Column("AI", lambda r: units.digits(r.intensity), 9),
     Column("roof", lambda r: _optional(r.roof_percent, "{:.0f}%".format), 1),
-    Column("bound", lambda r: r.bound or "", 4),
+    Column("bound", lambda r: r.bound or _ran(r, "", "not run"), 4),
     Column("could save", lambda r: _optional(r.could_save, units.seconds), 10),
     Column("where", lambda r: r.label, 0),
 )
@@ -86,7 +92,10 @@ def render(
     select: str | None = None,
     by: str = "kernel",
 ) -> str:
-    """The report; `top` = 0 shows every row, `select` those whose name fits the pattern."""
+    """The report; `top` = 0 shows every row, `select` those whose name fits the pattern.
+
+    `width` 0 stands for records, a line each, with tabs between their fields.
+    """
     if by == "kernel":
         rows = kernels(report, width, top, sort, select)
     else:
@@ -98,7 +107,7 @@ def render(
         "",
         *flowed(_foot(report), width),
     ]
-    return "\n".join(each[:width].rstrip() for each in lines)
+    return "\n".join(each[: width or None].rstrip(" ") for each in lines)
 
 
 def line(word: str, *parts: str) -> Line:
@@ -106,8 +115,16 @@ def line(word: str, *parts: str) -> Line:
 
 
 def flowed(lines: Iterable[Line], width: int) -> Iterator[str]:
-    """Lines of a word and parts; what no longer fits goes to the next line, long parts by words."""
+    """Lines of a word and parts; what no longer fits goes to the next line, long parts by words.
+
+    `width` 0: a tab between a word and each part.
+    """
+    last = ""
     for word, *parts in lines:
+        last = word or last
+        if not width:
+            yield "\t".join([last, *parts])
+            continue
         text = f"{word:<{WORD}}" if len(word) < WORD else f"{word}  "
         begun = False
         for part in parts:
@@ -131,13 +148,14 @@ def _head(report: Profile) -> list[Line]:
     origins = sorted({i.origin for i in m.inputs})
     first = [
         line(m.name or "model", f"{m.description}  {' '.join(m.dtypes)}",
-             f"{m.nodes} nodes -> {m.kernels} kernels ({mix})"),
-        line("inputs", ", ".join(f"{i.name}: {i.type}" for i in m.inputs) or "none",
-             " ".join(origins)),
+             f"{units.some(m.nodes, 'node')} -> {units.some(m.kernels, 'kernel')}"
+             + f" ({mix})" * bool(mix)),
+        line("inputs", _inputs(m.inputs), ", ".join(origins)),
     ]  # fmt: skip
     if report.machine is not None:
         first.append(_machine(report))
     process = f"{wall.processes} process{'es' * (wall.processes > 1)}"
+    runs = f"{units.some(wall.runs, 'run')}, {units.some(wall.outliers, 'outlier')}"
     return [
         *first,
         line("compile", f"{units.seconds(c.total)} = passes"
@@ -147,25 +165,54 @@ def _head(report: Profile) -> list[Line]:
         line("wall", units.seconds(wall.median),
              f"99 % CI [{units.seconds(wall.ci.low)}, {units.seconds(wall.ci.high)}]",
              f"min {units.seconds(wall.min)}", f"p95 {units.seconds(wall.p95)}"),
-        line("", f"{process}, {wall.runs} runs, {wall.outliers} outliers",
+        line("", f"{process}, {runs}",
              f"warm-up {wall.warmup} ({'stable' if wall.stable else 'NOT stable'})",
              "INTERRUPTED" if report.interrupted else ""),
         line("accounted", f"kernels {units.percent(report.coverage.kernels)} %",
              *(f"{g.name} {units.percent(g.share)} %" for g in report.gaps)),
         line("", *report.overhead.note.split("; ")),
+        *([line("counters", *counters(report))] if report.counters else []),
     ]  # fmt: skip
+
+
+def _inputs(rows: Sequence[Input]) -> str:
+    """'x: f32[8, 16], label: i64[8]'; of very many the first."""
+    said = [f"{i.name}: {i.type}" for i in rows[:MOST_INPUTS]]
+    if len(rows) > MOST_INPUTS:
+        said.append(f"{len(rows) - MOST_INPUTS} more")
+    return ", ".join(said) or "none"
+
+
+def counters(report: Profile) -> list[str]:
+    """What the processor counted per call, and instructions per cycle."""
+    found = report.counters
+    said = [f"{units.count(v)} {name.replace('-', ' ')}" for name, v in found.items()]
+    if found.get("cycles") and "instructions" in found:
+        said.append(f"{found['instructions'] / found['cycles']:.2f} instructions per cycle")
+    return [*said, "per call"]
 
 
 def _machine(report: Profile) -> Line:
     m = report.machine
     assert m is not None
     spread = max(max(level.triad.cv for level in m.levels), m.sgemm.cv)
+    peaks = [
+        f"{short} {units.rate(m.fma[dtype].value, 'FLOP')}"
+        for short, dtype, kinds in (
+            ("f32", "float32", {"float32", "complex64"}),
+            ("f64", "float64", {"float64", "complex128"}),
+        )
+        if dtype in m.fma and kinds & set(report.model.dtypes)
+    ]
     return line(
         "machine",
         m.cpu.partition(" (")[0],
         f"DRAM {units.rate(m.levels[-1].triad.value, 'B')}",
-        f"f32 {units.rate(m.fma['float32'].value, 'F')}",
+        *peaks,
         f"measured {m.date}, +-{100 * spread:.0f} %",
+        f"while it was busy ({m.busy}): roofs may be too low -> staticgraph machine --redo"
+        if m.busy
+        else "",
     )
 
 
@@ -181,7 +228,7 @@ def kernels(
 def groups(
     report: Profile, width: int, top: int, sort: str, select: str | None, by: str
 ) -> list[str]:
-    """The table by op or by line."""
+    """The table by op, line or scope."""
     chosen = grouped(report, by, select)
     if sort in GROUP_SORTS:
         chosen.sort(key=GROUP_SORTS[sort])
@@ -202,6 +249,9 @@ def _body(
     if not chosen:
         return [f"     no {what} of that name"]
     shown = chosen if top == 0 else chosen[:top]
+    if not width:
+        rows = [[number(r), title(r), *(c.text(r) for c in every)] for r in shown]
+        return ["\t".join(row) for row in [["#", what, *(c.heading for c in every)], *rows]]
     columns = list(every)
     longest = max((len(title(r)) for r in shown), default=NAME_LEAST)
     while _width(columns, shown) + NAME_LEAST + 5 > width and max(c.rank for c in columns):
@@ -216,7 +266,7 @@ def _body(
     rest = chosen[len(shown) :]
     if rest:
         share = sum(r.share for r in rest)
-        lines.append(f"     {len(rest)} more {what}s {units.percent(share)} %")
+        lines.append(f"     {len(rest)} more {what}{'s'[: len(rest) - 1]} {units.percent(share)} %")
     return lines
 
 
@@ -248,7 +298,7 @@ def _row(
 def _foot(report: Profile) -> list[Line]:
     m = report.memory
     kinds = ", ".join(f"{kind} {units.size(n)}" for kind, n in sorted(m.by_kind.items()))
-    at = f" at #{m.peak_kernel}" if m.peak_kernel is not None else ""
+    at = f" at #{m.peak_kernel}" if m.peak and m.peak_kernel is not None else ""
     lines = [
         *_threads(report),
         line("memory", f"peak {units.size(m.peak)}{at}" + (f" ({kinds})" if kinds else "")),

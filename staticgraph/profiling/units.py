@@ -45,6 +45,11 @@ def rate(value: float, unit: str) -> str:
     return _scaled(value, ((1e12, " T"), (1e9, " G"), (1e6, " M"))) + f"{unit}/s"
 
 
+def some(number: int, what: str) -> str:
+    """'1 kernel', '3 kernels'."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def percent(fraction: float) -> str:
     """'39.2' for 0.392."""
     return f"{100 * fraction:.1f}"

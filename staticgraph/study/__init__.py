@@ -4,12 +4,12 @@
     print(study.table())
     Path("study.svg").write_text(study.to_svg())
 
-`of_dag` does the same for a plain dag of costs and bytes, `explain` says of one value why it is
-kept or computed again.
+`of_dag` does the same for a plain dag of costs and bytes, `as_planned` shows one function as it is,
+`explain` says of one value why it is kept or computed again.
 """
 
-from staticgraph.study.pareto import of_dag, pareto
+from staticgraph.study.pareto import as_planned, of_dag, pareto
 from staticgraph.study.rows import Point, Study
 from staticgraph.study.why import Explained, explain
 
-__all__ = ["Explained", "Point", "Study", "explain", "of_dag", "pareto"]
+__all__ = ["Explained", "Point", "Study", "as_planned", "explain", "of_dag", "pareto"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from staticgraph.budget import budget_bytes
+from staticgraph.bytesize import budget_bytes
 from staticgraph.errors import BudgetError
 
 STEPS = 9  # budgets of a range, where nothing is said
@@ -30,9 +30,8 @@ def budgets_of(budgets: int | str | Iterable[int | str], whole: int) -> list[int
 
 
 def _one(text: int | str, whole: int) -> int:
-    plain = isinstance(text, str) and text.strip().isdecimal()
     try:
-        made = budget_bytes(int(text) if plain else text, whole)
+        made = budget_bytes("study", text, whole)
     except BudgetError:
         made = 0
     if made <= 0:

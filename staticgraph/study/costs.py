@@ -14,11 +14,12 @@ from dataclasses import replace
 from staticgraph.compile import Function
 from staticgraph.fusion import CONTRACTIONS
 from staticgraph.ir import Node
+from staticgraph.nominal import seconds
 from staticgraph.passes.remat.dag import Dag
 from staticgraph.plan import Step
 from staticgraph.profiling.kernelrows import members
 from staticgraph.profiling.report import Report
-from staticgraph.recompute import Units, seconds
+from staticgraph.recompute import Units
 
 Key = tuple[str, ...]
 

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from staticgraph import count
-from staticgraph import plan as planning
+from staticgraph import planner as planning
 from staticgraph.codegen.select import code_of
 from staticgraph.compile import Function, compile
 from staticgraph.errors import BudgetError, DagError, TargetError
+from staticgraph.nominal import seconds
 from staticgraph.passes.remat import STRATEGIES, Dag, floor, lower_bound, simulate, solve
 from staticgraph.passes.remat.plan import Plan as DagPlan
 from staticgraph.passes.remat.plan import share
-from staticgraph.recompute import Units, seconds
+from staticgraph.plan import Plan
+from staticgraph.recompute import Units
 from staticgraph.study import process
 from staticgraph.study.budgets import budgets_of
 from staticgraph.study.costs import CostTable
@@ -28,6 +30,8 @@ BUDGETS = "100%..20%"
 DEFAULT = ("best", "chen-sqrt", "kusumoto", "knapsack-dp", "dtr")
 #: shares of a budget that are planned for in turn, until the arena fits: offsets need a little more
 _AIMS = (1.0, 0.995, 0.98, 0.94)
+#: seconds for the bound of one plan
+_BOUND = 5.0
 
 Strategy = str | Callable[..., Sequence[int]]
 #: called with (points done, points in all)
@@ -76,12 +80,14 @@ def pareto(
         predicted=meter.table.predict(fn) if meter else None,
         flops=count.total(fn.optimized).flops,
         threads=fn.threads or get_threads(),
+        places=list(subject.units.dag.where),
     )
 
     def judged(strategy: Strategy, budget: int) -> Point:
         point, made = subject.point(strategy, budget)
         if made is not None:
             point.extra_flops = count.total(made.graph).flops - (study.flops or 0)
+            point.predicted = made.cost
         if made is not None and meter is not None:
             meter.measure(point, made)
         return point
@@ -104,6 +110,26 @@ def of_dag(
     planner = _Planner(dag, time_limit)
     study = Study(name=dag.name, dag=dag, peak=peak, floor=floor(dag).bytes)
     return _run(study, strategies, budgets_of(budgets, peak), planner.point, progress)
+
+
+def as_planned(fn: Function, name: str = "") -> Study:
+    """The plan of a function as it is, as a study of one point: for its pictures and `explain`."""
+    found = fn.recomputation
+    units = Units(fn.optimized, fn.plan) if found is None else found.units
+    sequence = range(len(units.dag)) if found is None else found.sequence
+    study = Study(
+        name=name,
+        dag=units.dag,
+        peak=units.plan.arena_bytes,
+        floor=floor(units.dag).bytes,
+        threads=fn.threads or get_threads(),
+        places=list(units.dag.where),
+    )
+    point = Point("keep-all" if found is None else found.policy, fn.plan.arena_bytes)
+    _Planner(units.dag, _BOUND).judge(point, sequence)
+    point.allocated = fn.plan.arena_bytes
+    study.points.append(point)
+    return study
 
 
 def check_strategies(strategies: Sequence[Strategy]) -> None:
@@ -206,7 +232,7 @@ class _Made:
 
     sequence: tuple[int, ...]
     graph: Any
-    plan: planning.Plan
+    plan: Plan
     cost: float
 
 
@@ -276,9 +302,11 @@ class _Meter:
     def measure(self, point: Point, made: _Made) -> None:
         """Fill in what running it shows."""
         planned = self.fn.replanned(made.graph, made.plan)
-        point.predicted = self.table.predict(planned)
         point.measured = process.rise(planned, self.arrays)
         point.equal = process.results(planned, self.arrays) == self.bits
         point.base_seconds, point.seconds = process.times(
             self.fn, planned, self.arrays, self.seconds
         )
+        # The machine may be slower or faster now than when the table was made.
+        pace = point.base_seconds / self.table.predict(self.fn)
+        point.predicted = pace * self.table.predict(planned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from staticgraph.errors import DagError
@@ -25,8 +25,9 @@ class Point:
         by how much a first call raised the resident memory of its process, outputs left out.
     extra: cost on the dag above one pass, bound: the least extra that any plan within the budget
         has, gap: their difference; all as fractions of one pass.
-    predicted, seconds: time of a call by the cost table, and as measured; base_seconds: of the
-        function without a budget, measured in turns with it.
+    predicted, seconds: time of a call by the cost table (of the nominal machine where nothing is
+        run), at the pace that the machine has while the plan is measured, and as measured.
+    base_seconds: of the function without a budget, measured in turns with it.
     extra_flops: beyond those of the function without a budget.
     equal: whether outputs and new values of variables have the bits of the function without.
     recomputed: what runs more than once. sequence: nodes of the dag in the order they run.
@@ -67,7 +68,8 @@ class Study:
     """All points of one study, those done where it was interrupted.
 
     peak: bytes without a budget (the arena of a function, the peak of a plain dag). floor: bytes
-    below which no plan exists. predicted: seconds without a budget by the cost table.
+    below which no plan exists. predicted: seconds without a budget by the cost table. places: the
+    user's line of each node of the dag, where it is of a function.
     """
 
     name: str
@@ -77,12 +79,14 @@ class Study:
     predicted: float | None = None
     flops: int | None = None
     threads: int | None = None
+    places: list[str] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     interrupted: bool = False
 
     def __post_init__(self) -> None:
         # JSON, pictures and `explain` tell values apart by name.
-        self.dag = replace(self.dag, names=tuple(labels(self.dag)))
+        plain = {f.name: getattr(self.dag, f.name) for f in fields(Dag)}
+        self.dag = Dag(**{**plain, "names": tuple(labels(self.dag))})
 
     @property
     def strategies(self) -> list[str]:
@@ -151,6 +155,20 @@ class Study:
         from staticgraph.study import pictures
 
         return pictures.draw(self, picture, strategy, budget)
+
+    def to_png(
+        self, picture: str = "pareto", *, strategy: str | None = None, budget: int | None = None
+    ) -> bytes:
+        """The picture that `to_svg` makes, as a PNG file."""
+        from staticgraph.study import raster
+
+        return raster.png(self.to_svg(picture, strategy=strategy, budget=budget))
+
+    def to_html(self) -> str:
+        """One page for a browser without network: the table, all pictures, the study as JSON."""
+        from staticgraph.study import page
+
+        return page.page(self)
 
 
 def labels(dag: Dag) -> list[str]:

@@ -12,22 +12,30 @@ TITLES = (
     "strategy", "budget", "planned", "allocated", "measured", "predicted", "time", "slower",
     "extra flops", "extra cost", "gap", "bits", "recomputed",
 )  # fmt: skip
-#: columns of a study that only plans
-PLAIN = ("strategy", "budget", "planned", "allocated", "extra cost", "gap", "recomputed")
+#: what a column shows, where that may be unknown
+_SHOWN = {
+    "allocated": "allocated", "measured": "measured", "predicted": "predicted", "time": "seconds",
+    "slower": "slowdown", "extra flops": "extra_flops", "bits": "equal",
+}  # fmt: skip
 _FIELDS = (
     "strategy", "budget", "status", "planned", "allocated", "measured", "extra", "bound", "gap",
     "predicted", "seconds", "base_seconds", "extra_flops", "equal", "plan_seconds",
 )  # fmt: skip
+#: columns of words
+LEFT = ("strategy", "bits", "recomputed")
 _NAMES = 4
 
 
 def titles(study: Study) -> tuple[str, ...]:
     """The columns that have something to say."""
-    if any(p.seconds is not None for p in study.points):
-        return TITLES
-    if any(p.allocated is not None for p in study.points):
-        return PLAIN
-    return tuple(t for t in PLAIN if t != "allocated")
+
+    def says(title: str) -> bool:
+        if title == "predicted" and study.flops is None:
+            return False  # costs of a plain dag are in units of its own
+        field = _SHOWN.get(title)
+        return field is None or any(getattr(p, field) is not None for p in study.points)
+
+    return tuple(filter(says, TITLES))
 
 
 def cells(study: Study, point: Point) -> dict[str, str]:
@@ -68,7 +76,7 @@ def table(study: Study) -> str:
     lines = []
     for row in rows:
         parts = [
-            c.ljust(size) if title in ("strategy", "bits", "recomputed") else c.rjust(size)
+            c.ljust(size) if title in LEFT else c.rjust(size)
             for c, size, title in zip(row, sizes, chosen, strict=True)
         ]
         lines.append("  ".join(parts).rstrip())

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from staticgraph.compile import Function
-from staticgraph.errors import InputError, shorten
+from staticgraph.errors import InputError
 from staticgraph.passes.remat import Dag, simulate
 from staticgraph.passes.remat.bound import price
 from staticgraph.passes.remat.simulate import last_uses
 from staticgraph.profiling import units
+from staticgraph.study.rows import Study
 
 
 @dataclass(frozen=True)
@@ -56,28 +57,31 @@ class Explained:
         return units.seconds(value) if self.unit == "s" else f"{value:.4g}"
 
 
-def explain(model: Function | Dag, value: int | str, *, sequence: Sequence[int] = (),
-            budget: int | None = None) -> Explained:  # fmt: skip
+def explain(model: Function | Dag | Study, value: int | str, *, sequence: Sequence[int] = (),
+            strategy: str | None = None, budget: int | None = None) -> Explained:  # fmt: skip
     """Why one value of a plan is kept or computed again.
 
     Arguments:
-        model: a function compiled with `memory_budget`, or a plain dag with the sequence of a plan
-            (of a study: `study.explain(s.dag, "h3", sequence=point.sequence, budget=point.budget)`)
+        model: a function compiled with `memory_budget`; a study, of which it takes the plan that
+            `study.find(strategy, budget)` gives; or a plain dag with the sequence of a plan
         value: the number of a node of the dag, its name, or the user's line as "file.py:12" (the
             largest value of that line)
         sequence: by default that of the function, or every node once
         budget: bytes at which a byte is priced; by default what the plan was made for
 
-    Raises InputError where there is no such value.
+    Raises InputError where there is no such value, LookupError where the study has no such plan.
     """
-    places: list[str] = []
+    places: Sequence[str] = ()
     if isinstance(model, Function):
         found = model.recomputation
         if found is None:
             raise InputError("explain: nothing is recomputed; compile with a memory_budget")
         dag, sequence = found.dag, sequence or found.sequence
-        places = [shorten(u.node.where) or "" for u in found.units.units]
+        places = found.units.dag.where
         budget = found.budget if budget is None else budget
+    elif isinstance(model, Study):
+        point = model.find(strategy, budget)
+        dag, sequence, budget, places = model.dag, point.sequence, point.budget, model.places
     else:
         dag, sequence = model, sequence or range(len(model))
     simulation = simulate(dag, sequence)
