@@ -4,11 +4,15 @@ A row swept in several stages is a short stream of memory: the processor's own p
 anew in every row and ends with the page, and the stage that waits has little to compute meanwhile.
 So the stage that computes most asks for what is needed next: the same places of the operands in the
 next row, and the places in this row that later stages write.
+
+A long map asks for the lines it will write, or, where its results are larger than caches, writes
+past them: then no line is read only to be overwritten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
+from math import prod
 from typing import Protocol
 
 from staticgraph import scalar as s
@@ -20,6 +24,9 @@ from staticgraph.types import ITEMSIZE, SHORT
 LINE = 64
 #: rows longer than this are streams of their own, and two of them would not stay in a cache
 LONGEST_ROW = 1 << 17
+#: bytes of a map's results from which on it asks for their lines, and writes past the caches
+CLAIMED, PAST = 1 << 20, 1 << 25
+_REACH = 2048  # bytes ahead
 _DEAR = 16  # what a function costs, in additions
 
 
@@ -29,6 +36,7 @@ class Rows(Protocol):
     region: Region
     v: int
     columns: int
+    mask: str | None
     row_axes: list[int]
     saved: dict[Expr, tuple[int, int]]
     strides: list[tuple[int, ...]]
@@ -76,6 +84,43 @@ def requests(g: Rows, level: int, lanes: int) -> list[str]:
             stride = 0 if st.level > level else _along(st.index, row)
             dtype = g.region.results[st.result].dtype
             found += _lines(g, "claim", ("out", st.result), dtype, st.index, stride, lanes)
+    return list(dict.fromkeys(found))
+
+
+def result_bytes(region: Region) -> int:
+    return sum(prod(t.shape) * ITEMSIZE[t.dtype] for t in region.results)
+
+
+def past(g: Rows, result: int) -> bool:
+    """Whether a map writes this result past the caches: whole lines of results larger than them."""
+    return (
+        not g.region.inner
+        and g.mask is None
+        and ITEMSIZE[g.region.results[result].dtype] >= 4
+        and result_bytes(g.region) >= PAST
+    )
+
+
+def streams(g: Rows, lanes: int) -> list[str]:
+    """Lines for the loop of a long map, which advances by `lanes` elements."""
+    region, total = g.region, result_bytes(g.region)
+    if region.inner or total < CLAIMED:
+        return []
+    found: list[str] = []
+    for st in region.stores:
+        dtype = region.results[st.result].dtype
+        reach = _REACH // ITEMSIZE[dtype]
+        if _along(st.index, g.v) == 1 and not past(g, st.result):
+            found += _lines(g, "claim", ("out", st.result), dtype, st.index, reach, lanes)
+    if total < PAST:
+        return found
+    for e in s.postorder([st.value for st in region.stores]):
+        if e.name == "load" and not s.is_guarded(e):
+            operand = e.value[0]  # type: ignore[index]
+            place = position(e.args, g.strides[operand])
+            if _along(place, g.v) == 1:
+                reach = _REACH // ITEMSIZE[e.dtype]
+                found += _lines(g, "fetch", ("in", operand), e.dtype, place, reach, lanes)
     return list(dict.fromkeys(found))
 
 

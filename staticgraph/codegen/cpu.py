@@ -107,6 +107,7 @@ class _Generator:
         self.saved: dict[
             Expr, tuple[int, int]
         ] = {}  # expression -> (scratch element offset, first level)
+        self.settles = False  # whether stores past the caches have to be waited for
         self.deps_memo: dict[Expr, frozenset[int]] = {}
         self.workspace: list[int] = []
         self.strides = [tuple(prod(t.shape[k + 1 :]) for k in range(t.ndim)) for t in region.types]
@@ -280,6 +281,7 @@ class _Generator:
             self.store_all(stores, body)
             if ask_ahead:
                 body.lines += ahead.requests(self, level, LANES)
+            body.lines += ahead.streams(self, LANES)
             for _ in opened:
                 self.scopes.pop()
             self.close(loops, opened, rows, base, deep)
@@ -370,13 +372,16 @@ class _Generator:
         if not self.mask:
             return [f"for i{v} in range({first}, {last}, {LANES}):", *indent(lines)]
         whole = columns // LANES * LANES
-        if first == "0" and whole >= LONG_ROW:
+        if first != "b" and whole >= LONG_ROW:
+            rest = [f"i{v} = {whole}", f"m = lanes({columns - whole})", *lines]
+            if self.split:
+                last, rest = f"min(vhi, {whole})", [f"if vhi > {whole}:", *indent(rest)]
+            else:
+                last = str(whole)
             return [
-                f"for i{v} in range(0, {whole}, {LANES}):",
+                f"for i{v} in range({first}, {last}, {LANES}):",
                 *indent([f"m = lanes({LANES})", *lines]),
-                f"i{v} = {whole}",
-                f"m = lanes({columns - whole})",
-                *lines,
+                *rest,
             ]
         masked = [f"m = lanes({columns} - i{v})", *lines]
         return [f"for i{v} in range({first}, {last}, {LANES}):", *indent(masked)]
@@ -605,7 +610,10 @@ class _Generator:
         assert form is not None
         step = form[0].get(self.v, 0)
         place = self.integer(st.index)
-        if step == 1:
+        if step == 1 and ahead.past(self, st.result):
+            body.lines.append(f"flow_{code}({y}, {place}, {value})")
+            self.settles = True
+        elif step == 1:
             body.lines.append(
                 f"vstm_{code}({y}, {place}, {value}, m)"
                 if self.mask
@@ -642,6 +650,8 @@ class _Generator:
             if r.kind == "partials":
                 tile += self.clear(r, w)
         tile += self.row_loop(row.lines)
+        if self.settles:
+            tile.append("settle()")
         for _, r, w in self.sinks:
             if r.kind == "partials" and w[0] == "out" and r.finish is not r.leaf:
                 tile += self.finish_in_place(r, w)

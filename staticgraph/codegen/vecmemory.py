@@ -16,6 +16,7 @@ from staticgraph.codegen.simd import LANE, LANES, V
 from staticgraph.codegen.veccomplex import FLOAT_OF, C
 
 Emit = Callable[..., ir.Value]
+LINE = 64
 
 
 def address(b: ir.IRBuilder, base: ir.Value, index: ir.Value, code: str) -> ir.Value:
@@ -93,6 +94,35 @@ def store_vector(code: str) -> Emit:
         return context.get_dummy_value()
 
     return emit
+
+
+def store_past(code: str) -> Emit:
+    """Store past the caches where whole lines are written, as usual elsewhere. What other threads
+    read needs `settle` first."""
+
+    def emit(context, b, sig, args):
+        pointer, cells = address(b, args[0], args[1], code), _to_cells(b, args[2], code)
+        whole = ir.IntType(64)
+        beyond = b.and_(b.ptrtoint(pointer, whole), ir.Constant(whole, LINE - 1))
+        with b.if_else(b.icmp_unsigned("==", beyond, ir.Constant(whole, 0)), likely=True) as (
+            then,
+            otherwise,
+        ):
+            with then:
+                stored = b.store(cells, pointer, align=LINE)
+                one = b.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+                stored.set_metadata("nontemporal", one)
+            with otherwise:
+                b.store(cells, pointer, align=_align(code))
+        return context.get_dummy_value()
+
+    return emit
+
+
+def settle(context, b, sig, args):
+    """Stores past the caches are in memory before what follows."""
+    b.fence("seq_cst")
+    return context.get_dummy_value()
 
 
 def bring(write: bool) -> Callable[[str], Emit]:

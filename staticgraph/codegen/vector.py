@@ -94,6 +94,7 @@ def _define_memory() -> None:
             ("st", void(i64, i64, scalar), vecmemory.store_scalar),
             ("vld", vec(i64, i64), vecmemory.load_vector),
             ("vst", void(i64, i64, vec), vecmemory.store_vector),
+            ("flow", void(i64, i64, vec), vecmemory.store_past),
             ("fetch", void(i64, i64), vecmemory.bring(write=False)),
             ("claim", void(i64, i64), vecmemory.bring(write=True)),
             ("vldm", vec(i64, i64, mask), vecmemory.load_masked),
@@ -105,6 +106,7 @@ def _define_memory() -> None:
         ):
             define(f"{name}_{code}", _fixed(sig, emitter(code)), len(sig.args))
     define("ptr", _fixed(i64(i64, i64), vecmemory.load_scalar("i64")), 2)
+    define("settle", _fixed(void(), vecmemory.settle), 0)
 
 
 # -- making vectors -------------------------------------------------------------------------------

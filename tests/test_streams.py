@@ -1,0 +1,100 @@
+"""How memory is walked: rows whose length is no multiple of the lanes, one lane among all, and
+results larger than the caches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import staticgraph as sg
+from staticgraph.codegen import ahead, select
+
+ops = sg.ops
+
+
+@pytest.fixture
+def small_caches(monkeypatch):
+    """Results of 4 KiB ask for their lines, those of 8 KiB go past the caches."""
+    monkeypatch.setattr(select, "_codes", {})
+    monkeypatch.setattr(ahead, "CLAIMED", 1 << 12)
+    monkeypatch.setattr(ahead, "PAST", 1 << 13)
+
+
+def shifted(shape, dtype, offset):
+    """An array whose address is `offset` bytes past a cache line."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("offset", [0, 16, 32])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize("n", [1023, 1040, 4096, 40_000, 40_003])
+def test_long_maps(small_caches, rng, n, dtype, offset):
+    """Values, whatever the length and the address; nothing beside the result is written."""
+    x, y = sg.input("x", (n,), dtype), sg.input("y", (n,), dtype)
+    fn = sg.compile(x * y - x, [x, y])
+    a, b = (rng.standard_normal(n).astype(dtype) for _ in range(2))
+    out = shifted((n + 8,), dtype, offset)
+    out[:] = 7
+    fn(a, b, out=out[:n])
+    np.testing.assert_allclose(out[:n], a * b - a, rtol=1e-5)
+    assert (out[n:] == 7).all()
+
+
+def test_which_maps_go_past_the_caches(small_caches):
+    def source(n, dtype="float32"):
+        x = sg.input("x", (n,), dtype)
+        return "".join(k.source for k in sg.compile(x * x, [x]).kernels)
+
+    def words(*form):
+        return {word for word in ("claim_", "flow_", "settle") if word in source(*form)}
+
+    assert words(512) == set()
+    assert words(1040) == {"claim_"}
+    assert words(4096) == {"flow_", "settle"}
+    assert words(4097) == {"claim_"}  # its last line is shared
+    assert words(1 << 14, "int8") == {"claim_"}  # sixteen lanes are no whole line
+
+
+def test_several_results_in_place(small_caches, rng):
+    """An update past the caches, beside a result that another thread reads next."""
+    state = rng.standard_normal(1 << 14).astype("f")
+    v = sg.variable(state, name="v")
+    x = sg.input("x", (1 << 14,))
+    step = sg.compile(ops.sum(ops.sqrt(abs(v)) * x), [x], updates={v: v * 0.5 + x})
+    given = rng.standard_normal(1 << 14).astype("f")
+    for _ in range(3):
+        want = np.sum(np.sqrt(np.abs(state)).astype("d") * given)
+        np.testing.assert_allclose(step(given), want, rtol=1e-4)
+        state = state * np.float32(0.5) + given
+        np.testing.assert_array_equal(v.value, state)
+
+
+@pytest.mark.parametrize("columns", [255, 256, 257, 300, 1000, 1009])
+def test_rows_end_with_their_odd_lanes(columns, rng):
+    x = sg.input("x", (5, columns))
+    fn = sg.compile([ops.softmax(x), ops.max(x, axis=1), ops.sum(x, axis=1)], [x])
+    a = rng.standard_normal((5, columns)).astype("f") - 3  # below zero: a lane too many would show
+    e = np.exp(a.astype("d") - a.max(1, keepdims=True))
+    soft, most, total = fn(a)
+    np.testing.assert_allclose(soft, e / e.sum(1, keepdims=True), rtol=2e-5)
+    np.testing.assert_array_equal(most, a.max(1))
+    np.testing.assert_allclose(total, a.sum(1, dtype="d"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 16, 40, 300])
+def test_one_lane_among_all(columns):
+    """Equality of a position with a number that may be anything."""
+    label = sg.input("label", (12,), "int64")
+    column = ops.arange(columns)
+    hit = ops.equal(column, ops.expand_dims(label, 1))
+    moved = ops.equal(ops.expand_dims(label, 1), column + 3)
+    fn = sg.compile([hit, moved], [label])
+    given = np.array(
+        [0, 3, 15, 16, 17, columns - 1, columns, columns + 2, -1, -(2**63), 2**63 - 1, 2**32 + 1]
+    )
+    got, got_moved = fn(given)
+    np.testing.assert_array_equal(got, np.arange(columns) == given[:, None])
+    np.testing.assert_array_equal(got_moved, np.arange(columns) + 3 == given[:, None])
