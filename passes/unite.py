@@ -81,7 +81,9 @@ def _joins(gs: Groups, host: Group, guest: Group, loads: dict[int, dict[Tensor, 
         lasting = t in loads[host.number] or t.node.op in (INPUT, VARIABLE, CONSTANT)
         return lasting or (_small(t, guest) and not gs.before(t) & ~host.before)
 
+    # A small value may have readers, which wait for the host with all that they read.
+    together = not host.before & ~guest.before
     stored = outputs_of(gs, guest.nodes)
     return all(map(there, loads[guest.number])) and all(
-        t in gs.roots or _small(t, guest) for t in stored
+        t in gs.roots or (together and _small(t, guest)) for t in stored
     )

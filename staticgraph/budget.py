@@ -21,7 +21,7 @@ from typing import Any
 
 from staticgraph.bytesize import budget_bytes
 from staticgraph.errors import BudgetError, DagError, shorten
-from staticgraph.ir import Graph
+from staticgraph.ir import Graph, Node
 from staticgraph.nominal import seconds
 from staticgraph.passes import remat
 from staticgraph.passes.remat import STRATEGIES, Dag, best, floor, lower_bound, simulate, solve
@@ -90,14 +90,15 @@ class Recomputation:
 
     @cached_property
     def recomputed(self) -> tuple[Recomputed, ...]:
-        """What runs more than once, in order of first use."""
-        times = Counter(self.sequence)
-        found = []
-        for k, n in times.items():
-            if n > 1:
-                node = self.units.units[k].node
-                found.append(Recomputed(self.dag.names[k], n, node.where))
-        return tuple(found)
+        """What runs more than once, in order of first use. Results of one node that are made at
+        different times are runs of their own."""
+        runs = self.units.origins(self.units.gathered(self.sequence, self.peak))
+        name: dict[Node, str] = {}
+        for k, unit in enumerate(self.units.units):
+            name.setdefault(unit.node, self.dag.names[k])
+        return tuple(
+            Recomputed(name[node], n, node.where) for node, n in Counter(runs).items() if n > 1
+        )
 
 
 class Ladder:

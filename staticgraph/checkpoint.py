@@ -5,7 +5,7 @@ the originals: they carry a clone number, which is part of what CSE compares, an
 operands through `late`, which makes them wait for the cotangents. So neither fusion nor the
 schedule can run them early, and the originals are dead once the forward pass is over.
 
-Within a budget of bytes some of the originals are kept (`region`). They are further results of the
+Within a budget of bytes some of the originals are kept (`keep`). They are further results of the
 node, which the copies read, through `late` too, in place of computing them.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from staticgraph import closure, region, tree
+from staticgraph import closure, keep, tree
 from staticgraph.bytesize import budget_bytes
 from staticgraph.closure import Call
 from staticgraph.ir import INPUT, VARIABLE, Graph, Node, Op, apply, building
@@ -54,7 +54,7 @@ class Late(Op):
         if not source.operands and source.op not in (INPUT, VARIABLE):
             return [x]
         leaf = source.operands and source.operands[0].node.op in (INPUT, VARIABLE)
-        if source.op.name not in region.WHOLE and not (source.op.name == "slice" and leaf):
+        if source.op.name not in keep.WHOLE and not (source.op.name == "slice" and leaf):
             return None
         with building(clone=node.clone):
             waiting = [apply(Late, t, *after) for t in source.operands]
@@ -139,7 +139,7 @@ def checkpoint(
         if not outputs:
             return value
         operands, (body,) = closure.close([outputs], since)
-        kept = [] if memory_budget is None else region.kept(body, memory_budget)
+        kept = [] if memory_budget is None else keep.kept(body, memory_budget)
         shown = set(body.outputs)
         results = [*body.outputs, *(t for t in kept if t not in shown)]
         place = {t: k for k, t in enumerate(results)}

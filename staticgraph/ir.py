@@ -258,9 +258,10 @@ class Variable(Tensor):
     @value.setter
     def value(self, new: object) -> None:
         array = np.asarray(new)
-        if array.shape != self.spec.shape or not np.can_cast(
-            array.dtype, self.spec.dtype, "same_kind"
-        ):
+        fits = np.can_cast(array.dtype, self.spec.dtype, "same_kind")
+        if array.dtype.kind in "iu" and self._array.dtype.kind in "iu":  # nothing wraps around
+            fits = bool((array.astype(self._array.dtype) == array).all())
+        if array.shape != self.spec.shape or not fits:
             raise ShapeError(
                 f"variable {self.name!r} is {self.spec};"
                 f" it cannot take {array.dtype}{list(array.shape)}"

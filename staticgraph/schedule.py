@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from math import inf
 
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node
 from staticgraph.tensor import Tensor
 
 #: ops that compute nothing: their result is the memory of their first operand
 VIEWS = frozenset(("reshape", "stop_gradient", "check", "late", "nothing"))
-#: nodes up to which the greedy order is tried: it looks at all that may run next
-GREEDY_NODES = 20_000
 
 
 def is_free(node: Node) -> bool:
@@ -40,7 +39,7 @@ def order(graph: Graph, after: Sequence[tuple[Node, Node]] = ()) -> list[Node]:
     says in which order it runs is obeyed.
     """
     plain = _respect(graph.nodes, after)
-    if graph.is_scheduled or len(graph.nodes) > GREEDY_NODES:
+    if graph.is_scheduled:
         return plain
     return min(plain, _greedy(graph, after), key=lambda nodes: peak(graph, nodes))
 
@@ -104,38 +103,36 @@ def _greedy(graph: Graph, after: Sequence[tuple[Node, Node]]) -> list[Node]:
     followers, waiting = _edges(nodes, after)
     place = {id(n): i for i, n in enumerate(nodes)}
     readers: dict[Tensor, set[int]] = {}
-    for n in nodes:
+    for i, n in enumerate(nodes):
         for t in n.operands:
-            readers.setdefault(owner(t), set()).add(id(n))
+            readers.setdefault(owner(t), set()).add(i)
     kept = {owner(t) for t in graph.roots}
 
-    def key(n: Node) -> tuple[bool, int, int]:
+    def entry(i: int) -> tuple[bool, float, int]:
+        n = nodes[i]
+        if is_free(n):
+            return (False, -inf, i)
         grows = sum(r.type.nbytes for r in n.results)
         for t in {owner(t) for t in n.operands}:
             if not is_free(t.node) and t not in kept and len(readers[t]) == 1:
                 grows -= t.type.nbytes
-        return (n.clone != 0 and grows > 0, grows, place[id(n)])
+        return (n.clone != 0 and grows > 0, grows, i)
 
-    free: list[int] = []  # what computes nothing runs at once
-    ready: dict[int, Node] = {}
-
-    def admit(n: Node) -> None:
-        if is_free(n):
-            heappush(free, place[id(n)])
-        else:
-            ready[id(n)] = n
-
-    for n in nodes:
-        if waiting[id(n)] == 0:
-            admit(n)
-    result: list[Node] = []
-    while free or ready:
-        n = nodes[heappop(free)] if free else ready.pop(id(min(ready.values(), key=key)))
-        result.append(n)
-        for t in {owner(t) for t in n.operands}:
-            readers[t].discard(id(n))
-        for f in followers[id(n)]:
+    ready = [entry(i) for i, n in enumerate(nodes) if waiting[id(n)] == 0]
+    heapify(ready)
+    order: dict[int, Node] = {}
+    while ready:
+        *_, i = heappop(ready)
+        if i in order:
+            continue
+        order[i] = nodes[i]
+        for t in {owner(t) for t in nodes[i].operands}:
+            readers[t].discard(i)
+            for last in readers[t] if len(readers[t]) == 1 else ():
+                if waiting[id(nodes[last])] == 0:  # it now frees more: its new entry comes first
+                    heappush(ready, entry(last))
+        for f in followers[id(nodes[i])]:
             waiting[id(f)] -= 1
             if waiting[id(f)] == 0:
-                admit(f)
-    return result
+                heappush(ready, entry(place[id(f)]))
+    return list(order.values())

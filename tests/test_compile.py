@@ -183,6 +183,21 @@ def test_variable_value_reads_and_writes():
     np.testing.assert_array_equal(sg.compile(v * 1.0)(), [3, 4])
     with pytest.raises(sg.ShapeError, match="'v' is f32\\[2\\]"):
         v.value = [1, 2, 3]
+    count = sg.variable(np.zeros(2, "int32"))
+    with pytest.raises(sg.ShapeError, match="cannot take float64"):
+        count.value = [0.5, 1.5]
+
+
+def test_an_update_is_cast_to_its_variable():
+    """Within one kind of dtype, as NumPy's own assignment does."""
+    v, n = sg.variable(np.zeros(2, "f")), sg.variable(np.zeros(2, "int32"))
+    x = sg.input("x", (2,), "float64")
+    sg.compile([], updates={v: x, n: sg.ops.astype(x, "int64")})([1.5, 2.0])
+    np.testing.assert_array_equal(v.value, [1.5, 2.0])
+    np.testing.assert_array_equal(n.value, [1, 2])
+    assert (v.value.dtype, n.value.dtype) == (np.float32, np.int32)
+    with pytest.raises(sg.GraphTypeError, match="its update is f64"):
+        sg.compile([], updates={n: x})
 
 
 def test_function_traces_once_per_type():
@@ -198,6 +213,8 @@ def test_function_traces_once_per_type():
     assert len(count) == 1
     f(np.ones((4, 3), "f"), np.ones((3, 2), "f"))
     assert len(count) == 2
+    assert f(np.ones((2, 3)), np.ones((3, 2)))["product"].dtype == np.float64
+    assert len(count) == 3
     lowered = f.lower(sg.spec((5, 3)), sg.spec((3, 1)))
     assert lowered(np.ones((5, 3), "f"), np.ones((3, 1), "f"))["product"][0, 0] == 6
     assert f(np.ones((5, 3), "f"), np.ones((3, 1), "f"), scale=3.0)["product"][0, 0] == 9

@@ -40,6 +40,7 @@ def b1(*shape):
 
 X = leaf(2, 3)
 W = Variable(np.ones((2, 3), "f"), "w", None)
+COUNT = Variable(np.zeros(2, "int32"), "count", None)
 
 DTYPES = (
     "bool, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64, complex64,"
@@ -284,6 +285,8 @@ TABLE = [
     # values of variables, text
     (lambda: setattr(W, "value", np.ones(3)), ShapeError,
      "variable 'w' is f32[2, 3]; it cannot take float64[3]"),
+    (lambda: setattr(COUNT, "value", [1, 2**40]), ShapeError,
+     "variable 'count' is i32[2]; it cannot take int64[2]"),
     (lambda: setattr(W, "value", np.ones((2, 3), "complex64")), ShapeError,
      "variable 'w' is f32[2, 3]; it cannot take complex64[2, 3]"),
     (lambda: Graph([X + 1], [X]), GraphTypeError,
@@ -371,3 +374,11 @@ def test_python_integers_compare_exactly_and_reach_the_ends():
     a, b = np.array([0, 255], "uint8"), np.array([0, 1], "uint64")
     got = [interpret.run(Graph([x, y], [t]), [a, b])[0].tolist() for t in made]
     assert got == [[True, True], [False, False], [2**64 - 1, 0]]
+
+
+def test_a_variable_takes_integers_that_fit():
+    v = Variable(np.zeros(2, "uint8"), "v", None)
+    v.value = [3, 255]
+    assert v.value.tolist() == [3, 255]
+    v.value = np.array([1, 0])
+    assert v.value.tolist() == [1, 0]

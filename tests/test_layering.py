@@ -29,7 +29,8 @@ ORDER = """
     closure control custom
     fusion passmanager count nominal bytesize
 
-    codegen.affine codegen.region codegen.collapse codegen.lower codegen.tail codegen.ahead codegen.cpu
+    codegen.affine codegen.region codegen.collapse codegen.lower codegen.tail
+    codegen.contract_shapes codegen.ahead codegen.turned codegen.cpu
     passes.inline passes.guard passes.expanded passes.fold passes.values passes.branches
     passes.simplify passes.cse
     passes.handover passes.sink passes.edges passes.groups passes.fuserules passes.postpone
@@ -45,19 +46,20 @@ ORDER = """
     passes.remat
     passes
 
-    region checkpoint
+    keep checkpoint
 
     codegen.simd codegen.divide codegen.veccomplex codegen.vecmath_tables codegen.vecmath_core
     codegen.vecmath_trig codegen.vecmath_special codegen.vecmath_gamma codegen.vecmath
     codegen.vecmath_complex codegen.lanewise codegen.vecmemory codegen.vector
     codegen.lapackcalls
-    codegen.contract_ir codegen.contract_shapes codegen.microkernel codegen.contract_moves
+    codegen.contract_ir codegen.microkernel codegen.contract_moves
     codegen.contract_parts codegen.contract_patches codegen.contract_matmul codegen.contract_dot
     codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
     codegen.contract
     byhand.source byhand.attention byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
     byhand.fftlines byhand.fftplan byhand.fft
-    byhand.lapack byhand.elimination byhand.eigen byhand.panels byhand.linalg byhand.decompose byhand.table
+    byhand.lapack byhand.elimination byhand.eigen byhand.panels byhand.linalg byhand.decompose
+    byhand.table
     codegen.epilogue codegen.chain codegen.select
     codegen.cudatext codegen.cuda codegen.cudatile codegen.cudasinks codegen.cudaselect
 
@@ -78,7 +80,8 @@ ORDER = """
     profiling.advice profiling.profiler
     profiling.remarks profiling.remarkchild profiling.explain
 
-    study.rows study.budgets study.costs study.process study.canvas study.pictures study.raster study.text
+    study.rows study.budgets study.costs study.process study.canvas study.pictures study.raster
+    study.text
     study.page study.pareto study.why study
 
     public __init__
@@ -117,6 +120,7 @@ INSIDE = {
     ("cudarun", "staticgraph.cudadevice"): "it imports numba.cuda, which only target='cuda' needs",
     ("passes.remat.cutmodel", "scipy"): "only memory studies need SciPy",
     ("passes.remat.best", "staticgraph.passes.remat.anneal"): "it imports Numba",
+    ("passes.remat.best", "staticgraph.passes.remat.fit"): "it imports Numba",
     ("passes.remat.checkmate", "scipy.optimize"): "only this oracle needs it",
     ("passes.remat.checkmate", "scipy.sparse"): "only this oracle needs it",
     ("passes.remat.knapsack", "scipy.optimize"): "only the integer solver needs it",

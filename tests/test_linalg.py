@@ -136,7 +136,7 @@ def test_failure_leaves_variables_alone():
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-@pytest.mark.parametrize("n", [3, 200])
+@pytest.mark.parametrize("n", [3, 200, 400])
 def test_numbers_that_are_none(bad, n):
     """NaN or an error, never a hang; the other matrices of the batch are as without them."""
     rng = np.random.default_rng(0)
@@ -473,12 +473,12 @@ def test_factors_in_panels(shape, dtype, rng):
     permutation, lower, upper, inverse, sign, logarithm = found
     size = np.finfo(dtype).eps * shape[-1]
     exact = a.astype("complex128")
-    pivots = abs(lower.real) + abs(lower.imag) if dtype[0] == "c" else abs(lower)
-    assert pivots.max() <= np.sqrt(2) * (1 + size)
+    # LAPACK compares sums of real and imaginary part.
+    assert abs(lower).max() <= (np.sqrt(2) if dtype[0] == "c" else 1) * (1 + size)
     assert abs(permutation @ lower.astype("c16") @ upper - exact).max() <= size * abs(a).max()
     # The residual of an inverse grows with the condition, not only with the rounding.
-    scale = np.linalg.norm(exact, 2, (-2, -1)) * np.linalg.norm(inverse, 2, (-2, -1))
-    assert (np.linalg.norm(exact @ inverse - np.eye(shape[-1]), 2, (-2, -1)) <= size * scale).all()
+    scale = np.linalg.matrix_norm(exact) * np.linalg.matrix_norm(inverse)
+    assert (np.linalg.matrix_norm(exact @ inverse - np.eye(shape[-1])) <= size * scale).all()
     wanted = np.linalg.slogdet(exact)
     np.testing.assert_allclose(sign, wanted[0], atol=size * 100)
     np.testing.assert_allclose(logarithm, wanted[1], rtol=size)

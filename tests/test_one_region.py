@@ -218,6 +218,8 @@ def test_what_follows_a_total_has_the_bits_of_kernels_of_its_own(shape, rng):
         ops.max(x).astype("float64") - 1.0 if x.size else ops.sum(x),
     ]
     if len(shape) == 2:
+        rows = ops.sum(x * x, 1)
+        outputs += [ops.mean(rows), ops.sum(rows) / (ops.sum(ops.sqrt(rows)) + 1.0)]
         outputs += [ops.mean(x, 0), 1.0 / (ops.sum(x * x, 0) + 2.0), ops.sum(x, 0).astype("int64")]
     a = (rng.standard_normal(shape) * 9).astype("f")
     for y in outputs:
@@ -226,6 +228,53 @@ def test_what_follows_a_total_has_the_bits_of_kernels_of_its_own(shape, rng):
             np.testing.assert_array_equal(fused(a), plain(a))
         with sg.threads(1):
             np.testing.assert_array_equal(fused(a), plain(a))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 35), (3, 5, 20000), (2, 1, 64), (0, 3, 8)], ids=str)
+def test_sums_that_end_within_a_sweep(shape, rng):
+    """Beside a sum over two axes, one over the last: each is delivered as its part of it ends."""
+    x, w = sg.input("x", shape), sg.input("w", shape[:2])
+    mean = ops.mean(x, (1, 2), keepdims=True)
+    y = (x - mean) * ops.expand_dims(w, -1)
+    g = sg.input("g", shape)
+    outputs = [y, *sg.vjp([y], [x, w], [g]), ops.sum(ops.sum(x * mean, 2), 0)]
+    assert len(regions(outputs)) <= (2 if x.size else 3)
+    arrays = [(rng.standard_normal(t.shape) * 9).astype("f") for t in (x, w, g)]
+    exact = [a.astype("f8") for a in arrays]
+    off = exact[0].size and exact[0].mean((1, 2), keepdims=True)
+    dy = exact[2] * exact[1][..., None]
+    wanted = [
+        (exact[0] - off) * exact[1][..., None],
+        dy - (dy.size and dy.mean((1, 2), keepdims=True)),
+        (exact[2] * (exact[0] - off)).sum(2),
+        (exact[0] * off).sum((0, 2)),
+    ]
+    made = sg.compile(outputs, [x, w, g])
+    for got, want in zip(made(*arrays), wanted, strict=True):
+        np.testing.assert_allclose(
+            got, want, rtol=1e-4, atol=1e-4 * max(1, abs(want).max(initial=0))
+        )
+    with sg.threads(1):
+        for a, b in zip(made(*arrays), made(*arrays), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_regions_of_the_same_operands_unite():
+    """What reads the same values and waits for nothing else is one pass over them."""
+    x, t = matrix(2)
+    outputs = [ops.gelu(x), ops.sum(ops.square(x - t)), ops.max(x, 1), ops.sin(x) * t]
+    assert len(regions(outputs)) == 1
+
+
+def test_regions_stay_apart_where_a_value_would_live_longer():
+    """A stored value that a product reads, and one that comes after that product."""
+    x, w = leaf(64, 64), leaf(64, 64)
+    early = ops.sin(x)
+    late = ops.cos(x) * (early @ w)
+    found = regions([late, ops.sin(late) @ w])
+    assert sum(n.op.name == "fusion" for n in found) > 1
+    same_shape = ops.exp(x)
+    assert len(regions([ops.sort(early), same_shape @ w])) == 4
 
 
 def test_a_total_that_others_read_too_stays():

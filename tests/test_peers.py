@@ -53,6 +53,10 @@ def standardised(x, w, b, m, v):
     return y * w[:, None] + b[:, None]
 
 
+def of_complex(function, x, y):
+    return (function(torch.complex(x, y)) + (0.5 - 1j)).abs()
+
+
 #: each row of the tables with what PyTorch calls it
 TORCH = {
     **{name: getattr(torch, name) for name in SAME_NAME},
@@ -88,8 +92,7 @@ TORCH = {
     "complex_": lambda x, y: torch.complex(x, y).abs(),
     "complex_-value": torch.complex,
     "conj": lambda x, y: torch.complex(x, y).conj().resolve_conj(),
-    **{f"{name}-complex": lambda x, y, f=getattr(torch, other): (
-           f(torch.complex(x, y)) + (0.5 - 1j)).abs()
+    **{f"{name}-complex": partial(of_complex, getattr(torch, other))
        for name, other in (("exp2", "exp2"), ("expm1", "expm1"), ("log1p", "log1p"),
                            ("log2", "log2"), ("log10", "log10"), ("acosh", "acosh"),
                            ("sign", "sgn"))},

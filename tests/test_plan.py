@@ -209,6 +209,15 @@ def test_a_value_read_later_is_not_written_over():
     assert len([b for b in plan.buffers if b.size == 4000]) == 2
 
 
+def test_a_value_read_in_two_ways_is_not_written_over():
+    """In its place and, through a view, in another one."""
+    a = ops.sort(sg.input("x", (6, 4)))
+    plan = plan_of(ops.sort(a + ops.transpose(ops.reshape(a, (4, 6)))))
+    replay(plan)
+    (step,) = [s for s in plan.steps if "add" in s.launch.name]
+    assert step.refs[-1] not in step.refs[:-1]
+
+
 def test_updates_happen_in_place():
     """A step that adds to its weights copies nothing and needs no second set of them."""
     v = sg.variable(np.zeros((300, 300), "f"), name="v")

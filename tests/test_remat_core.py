@@ -155,6 +155,13 @@ GOOD = {"name": "x", "cost": 1, "size": 4, "inputs": []}
         (nodes(GOOD | {"size": "4"}), "size must be a number"),
         (nodes(GOOD | {"size": -4}), "size must be >= 0 bytes"),
         (nodes(GOOD | {"output": 1}), "output must be true or false"),
+        (nodes(GOOD | {"name": [1]}), "node 0: name must be a string, is list"),
+        (nodes(GOOD | {"size": 10**30}), "sum to more than 1152921504606846976 bytes"),
+        (nodes(GOOD | {"cost": 10**400}), "node 0 cost is too large: 401 digits"),
+        (nodes(GOOD | {"cost": -1}), "cost must be finite and >= 0"),
+        (nodes(GOOD | {"inputs": ["x"]}), "cyclic: x <- x"),
+        (nodes(), "at least one node"),
+        ('{"nodes": [{"id": [0], "cost_cpu": 1, "cost_ram": 1}], "links": []}', "id must be a"),
         (
             nodes(GOOD | {"inputs": ["y"]}, GOOD | {"name": "y", "inputs": ["x"]}),
             "cyclic: x <- y <- x",
@@ -268,6 +275,15 @@ def test_a_chain_is_fitted_almost_as_well_as_by_revolve(room):
     assert made.cost - dag.total <= 1.25 * (least.cost - dag.total)
 
 
+def test_half_the_memory_of_a_residual_net_is_fitted_near_the_bound():
+    """Without any search: less than 0.6 % of a step above what no plan undercuts."""
+    dag = families.resnet([3, 4, 6, 3])
+    budget = percent(simulate(dag, range(len(dag))).peak, 50)
+    made = simulate(dag, Fitter(dag)(range(len(dag)), budget))
+    assert made.peak <= budget
+    assert made.cost - lower_bound(dag, budget, effort=0.2).cost <= 0.006 * dag.total
+
+
 @given(seed=st.integers(0, 10**6), share=st.floats(0.5, 1.0))
 def test_plans_keep_the_budget(seed, share):
     rng = random.Random(seed)
@@ -319,6 +335,9 @@ def test_a_users_own_function_is_a_strategy():
         solve(dag, 100, lambda dag, budget: [0, 1, 2])
     with pytest.raises(BudgetError, match="no plan needs less than 3 bytes: node 7"):
         solve(dag, 2)
+    for budget in (1.5, "10", None, math.nan):
+        with pytest.raises(TypeError, match="budget must be whole bytes, is"):
+            solve(dag, budget)
     with pytest.raises(ValueError, match="strategy 'bset' is unknown"):
         solve(dag, 100, "bset")
 

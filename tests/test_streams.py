@@ -1,5 +1,5 @@
-"""How memory is walked: rows whose length is no multiple of the lanes, one lane among all, and
-results larger than the caches."""
+"""How memory is walked: rows whose length is no multiple of the lanes, one lane among all, results
+larger than the caches, and operands read across their rows."""
 
 from __future__ import annotations
 
@@ -98,3 +98,41 @@ def test_one_lane_among_all(columns):
     got, got_moved = fn(given)
     np.testing.assert_array_equal(got, np.arange(columns) == given[:, None])
     np.testing.assert_array_equal(got_moved, np.arange(columns) + 3 == given[:, None])
+
+
+TURNS = [
+    ((200, 304), (1, 0)),
+    ((304, 200), (1, 0)),
+    ((64, 48, 100), (2, 1, 0)),
+    ((10, 333, 1000), (0, 2, 1)),
+    ((1009, 1000), (1, 0)),
+    ((1000, 1009), (1, 0)),  # 1009 rows are no whole number of any block: lanes gather
+    ((12, 13, 14, 40), (3, 1, 0, 2)),
+    ((2048, 16), (1, 0)),
+    ((24, 5000), (1, 0)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "complex64", "int8"])
+@pytest.mark.parametrize(("shape", "order"), TURNS)
+def test_operands_read_across_their_rows(shape, order, dtype, rng):
+    a = (rng.standard_normal(shape) * 50).astype(dtype)
+    b = (rng.standard_normal(a.transpose(order).shape) * 50).astype(dtype)
+    x, y = sg.input("x", shape, dtype), sg.input("y", b.shape, dtype)
+    fn = sg.compile([ops.transpose(x, order) * y, ops.transpose(x, order)], [x, y])
+    product, moved = fn(a, b)
+    np.testing.assert_array_equal(moved, a.transpose(order))
+    np.testing.assert_allclose(product, a.transpose(order) * b, rtol=1e-5)
+
+
+def test_which_operands_are_turned():
+    def turns(shape, order, dtype="float32"):
+        x = sg.input("x", shape, dtype)
+        kernels = sg.compile(ops.transpose(x, order) + 1, [x]).kernels
+        return "turn_0" in "".join(k.source for k in kernels)
+
+    assert turns((256, 256), (1, 0))
+    assert turns((8, 128, 64), (0, 2, 1))
+    assert not turns((1000, 1009), (1, 0))
+    assert not turns((64, 64), (1, 0))
+    assert not turns((256, 256), (1, 0), "int8")

@@ -154,12 +154,13 @@ def test_moving_lanes(code, rng):
     x, fill = samples(code, rng), rng.permutation(samples(code, rng))
     steps = (1, 2, 4, 8)
     calls = [f"{way}{n}(x0, x1)" for way in ("up", "down") for n in steps]
-    results = outputs(code, [x, fill], [(c, code) for c in (*calls, "first(x0)", "last(x0)")])
+    calls += ["first(x0)", "last(x0)", "mirror(x0)"]
+    results = outputs(code, [x, fill], [(c, code) for c in calls])
     rows, spare = x.reshape(-1, 16), fill.reshape(-1, 16)
     ups = [np.concatenate([spare[:, :n], rows[:, :-n]], 1) for n in steps]
     downs = [np.concatenate([rows[:, n:], spare[:, -n:]], 1) for n in steps]
     ends = [np.repeat(rows[:, k : k + 1], 16, 1) for k in (0, 15)]
-    for got, want in zip(results, [*ups, *downs, *ends], strict=True):
+    for got, want in zip(results, [*ups, *downs, *ends, rows[:, ::-1]], strict=True):
         same(got, want.ravel())
 
 

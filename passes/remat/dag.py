@@ -13,6 +13,8 @@ from functools import cached_property
 
 from staticgraph.errors import DagError
 
+_MOST_BYTES = 1 << 60  # sums of bytes are kept in 64 bits
+
 
 @dataclass(frozen=True)
 class Dag:
@@ -67,6 +69,8 @@ class Dag:
                 )
         for v in range(n):
             self._check_node(v)
+        if sum(self.size) + sum(self.extra) > _MOST_BYTES:
+            raise DagError(f"size and extra sum to more than {_MOST_BYTES} bytes")
         for field in ("outputs", "fixed"):
             strange = [v for v in getattr(self, field) if v not in range(n)]
             if strange:

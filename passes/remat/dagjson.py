@@ -85,6 +85,8 @@ def _own(data: Mapping[str, Any]) -> Dag:
     rows = _objects(data["nodes"], "nodes")
     for i, row in enumerate(rows):
         _keys(row, _REQUIRED, _OPTIONAL, f"node {i}")
+        if not isinstance(row.get("name", ""), str):
+            raise DagError(f"node {i}: name must be a string, is {_kind(row['name'])}")
         for field in ("output", "fixed"):
             if not isinstance(row.get(field, False), bool):
                 raise DagError(f"node {i}: {field} must be true or false, is {row[field]!r}")
@@ -120,6 +122,9 @@ def _node_link(data: Mapping[str, Any]) -> Dag:
     links = _objects(data.get("links", data.get("edges")), "links")
     cost, size = _first_of(rows, "cost_cpu", "duration"), _first_of(rows, "cost_ram", "out_cost")
     ids = [row.get("id", row.get("name", i)) for i, row in enumerate(rows)]
+    for i, key in enumerate(ids):
+        if isinstance(key, bool) or not isinstance(key, (int, str)):
+            raise DagError(f"node {i}: id must be a whole number or a string, is {_kind(key)}")
     lookup = {key: i for i, key in enumerate(ids)}
     if len(lookup) != len(rows):
         raise DagError("two nodes have the same id")
@@ -216,7 +221,10 @@ def _first_of(rows: list[dict[str, Any]], *keys: str) -> list[Any]:
 def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise DagError(f"{where} must be a number, is {_kind(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise DagError(f"{where} is too large: {len(str(value))} digits") from None
 
 
 def _bytes(value: Any, where: str) -> int:

@@ -8,6 +8,7 @@ best possible it can be.
 from __future__ import annotations
 
 import inspect
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,13 @@ def solve(
     progress: called as progress(share of the time used, overhead of the best plan so far).
 
     Raises BudgetError where the budget is below the floor or the strategy finds no plan within it,
-    DagError where its sequence is no plan of the graph.
+    DagError where its sequence is no plan of the graph, TypeError where the budget is no whole
+    number.
     """
     started = time.perf_counter()
+    if not isinstance(budget, numbers.Real) or budget != budget // 1:
+        raise TypeError(f"budget must be whole bytes, is {budget!r}")
+    budget = int(budget)
     least = floor(dag)
     if budget < least.bytes:
         raise BudgetError(f"budget of {budget} bytes: {least.reason(dag)}")

@@ -1,4 +1,7 @@
-"""QR, eigenvalues and singular values: kernels around LAPACK, one matrix after the other."""
+"""QR, eigenvalues and singular values: kernels around LAPACK, one matrix after the other.
+
+Batches of small symmetric matrices go to `eigen`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""LU, Cholesky and triangular systems: kernels around LAPACK, one matrix after the other."""
+"""LU, Cholesky and triangular systems: kernels around LAPACK, one matrix after the other.
+
+Small matrices go to `elimination`, a few large ones to `panels`.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ class Outputs:
         raw = made.encode() if isinstance(made, str) else made
         if target == "-":
             sys.stdout.flush()
-            sys.stdout.buffer.write(raw if raw.endswith(b"\n") else raw + b"\n")
+            ends = isinstance(made, bytes) or raw.endswith(b"\n")
+            sys.stdout.buffer.write(raw if ends else raw + b"\n")
             sys.stdout.flush()
             return ""
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf, isinf, isnan, prod
 
 from staticgraph import scalar as s
-from staticgraph.codegen import ahead
+from staticgraph.codegen import ahead, turned
 from staticgraph.codegen.affine import affine, slope
 from staticgraph.codegen.region import (
     TILE_ELEMENTS,
@@ -107,6 +107,7 @@ class _Generator:
         self.saved: dict[
             Expr, tuple[int, int]
         ] = {}  # expression -> (scratch element offset, first level)
+        self.turned: turned.Turned | None = None
         self.settles = False  # whether stores past the caches have to be waited for
         self.deps_memo: dict[Expr, frozenset[int]] = {}
         self.workspace: list[int] = []
@@ -172,6 +173,12 @@ class _Generator:
         else:
             self.tile_rows = max(1, TILE_ELEMENTS // 2 // max(work, 1))
         self.tile_rows = max(1, min(self.tile_rows, self.rows))
+        self.turned = turned.plan(self)
+        if self.turned:
+            axis = self.turned.axis
+            self.row_axes = [*(k for k in self.row_axes if k != axis), axis]
+            self.tile_rows, self.split = self.turned.rows, self.turned.columns
+            self.scratch_bytes = self.turned.scratch
         # One tile at least: a sum over nothing has a value too.
         self.row_tiles = max(1, -(-self.rows // self.tile_rows))
         self.column_tiles = -(-self.columns // self.split) if self.split else 1
@@ -512,6 +519,8 @@ class _Generator:
         return f"{spelling}{args[0]}" if len(args) == 1 else f"{args[0]} {spelling} {args[1]}"
 
     def load(self, e: Expr) -> str:
+        if self.turned and e in self.turned.panels:
+            return self.turned.read(self, e, SHORT[e.dtype])
         operand = e.value[0]  # type: ignore[index]
         guarded = s.is_guarded(e)
         at = e.args[:-1] if guarded else e.args
@@ -667,7 +676,10 @@ class _Generator:
             f"{self.pointer(kind, k)} = ptr(bufs, {n})" for n, (kind, k) in enumerate(self.buffers)
         ]
         body += [*top.lines, "for t in range(lo, hi):", *indent(tile)]
-        text = HEADER + "def k(lo, hi, bufs, scratch):\n" + "\n".join(indent(body)) + "\n"
+        head = HEADER
+        if self.turned:
+            head = f"{HEADER.rstrip()}\n{self.turned.head(self)}\n\n\n"
+        text = head + "def k(lo, hi, bufs, scratch):\n" + "\n".join(indent(body)) + "\n"
         elements = prod(self.sizes)
         steps = [
             KernelSpec(
@@ -729,20 +741,20 @@ class _Generator:
         if not self.row_axes:
             return lines
         head: list[str] = []
-        left = "q"
         if len(self.row_axes) == 1:
-            head = []
             variable = f"i{self.row_axes[0]}"
         else:
             variable = "q"
             for depth, k in enumerate(self.row_axes):
                 below = prod(self.sizes[a] for a in self.row_axes[depth + 1 :])
-                quotient = f"{left} // {below}" if below > 1 else left
+                quotient = f"q // {below}" if below > 1 else "q"
                 head.append(
                     f"i{k} = {quotient}" if depth == 0 else f"i{k} = {quotient} % {self.sizes[k]}"
                 )
         n = self.tile_rows
+        first = [f"{variable} = tr * {n}", *head, *self.turned.fill(self)] if self.turned else []
         return [
+            *first,
             f"for {variable} in range(tr * {n}, min((tr + 1) * {n}, {self.rows})):",
             *indent([*head, *lines]),
         ]

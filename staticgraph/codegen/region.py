@@ -148,14 +148,10 @@ def is_window(node: Node) -> bool:
 
 def domain_of(body: Graph) -> tuple[int, ...]:
     """The shape the region loops over: of its largest reduction's operand, or of its results."""
-    best: tuple[int, ...] = ()
-    for node in body.nodes:
-        if is_reduction(node):
-            shape = node.operands[0].shape
-            if len(best) == 0 or prod(shape) > prod(best):
-                best = shape
-    if best:
-        return best
+    reduced = [n.operands[0].shape for n in body.nodes if is_reduction(n)]
+    if reduced:
+        # Rows have fewer axes than what they are made of, also where that has no element.
+        return max(reduced, key=lambda x: (prod(max(n, 1) for n in x), len(x)))
     return max((t.shape for t in body.outputs), key=lambda x: (prod(x), len(x)), default=())
 
 
