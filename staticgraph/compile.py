@@ -342,7 +342,8 @@ def compile(
     Arguments:
         outputs: a Tensor or any nesting of list, tuple and dict of them; calls return that form
         inputs: the order of positional arguments; by default that in which inputs were made
-        updates: new values of variables, written when the call has computed everything
+        updates: new values of variables, written when the call has computed everything. Ctrl-C
+            leaves all as they were or, once the last kernel is writing them, all updated
         target: "cpu" or "cuda"; without a GPU, "cuda" compiles (`fn.kernels[k].ptx()`) or is
             simulated, and raises TargetError where there is nothing for either
         pipeline: "default", "none", a Pipeline, or a list of passes

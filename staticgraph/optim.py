@@ -1,6 +1,6 @@
 """Optimizers: functions from a loss and its parameters to the `updates` of a compiled step.
 
-Each is the textbook formula in PyTorch's order of operations, so that the numbers agree. A
+The formulas are PyTorch's, so that the numbers agree up to rounding. A
 parameter's update is elementwise, hence one kernel, and where its gradient is a matrix product the
 update is the end of that kernel. State lives in variables made here.
 """
