@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from staticgraph.codegen.cpu import DEAR
+from staticgraph.codegen.saved import DEAR
 from staticgraph.fusion import CONTRACTIONS
 from staticgraph.ir import Node
 from staticgraph.op import Elementwise

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from staticgraph import schedule
-from staticgraph.codegen.cpu import HEADER
 from staticgraph.codegen.select import PARALLEL_ELEMENTS, Code, Launch, code_of
+from staticgraph.codegen.spec import HEADER
 from staticgraph.errors import GraphTypeError, shorten
 from staticgraph.fusion import FUSION
 from staticgraph.ir import CONSTANT, INPUT, VARIABLE, Graph, Node, Op

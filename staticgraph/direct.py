@@ -9,16 +9,18 @@ raises `Unsupported`, and the caller takes Numba's own pipeline.
 
 The language: int64 arguments; assignment to names; `for` over `range` with a constant step;
 `while`, `if`, `break`, `continue`, `return`; calls of module-level functions, `min` and `max`;
-all operators.
+all operators. A plain function of the same source takes int64s and is lowered in place.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -76,21 +78,33 @@ class Loop:
     broken: bool = False
 
 
+def definitions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """The functions of a source by name."""
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def returns_value(definition: ast.FunctionDef) -> bool:
+    return any(isinstance(n, ast.Return) and n.value for n in ast.walk(definition))
+
+
 class Function:
     """Lowers one function into `builder`, which stands at the start of an empty entry block.
 
-    `leave(value or None)` emits the return.
+    `others` are the functions it may call to be lowered in place; `leave(value or None)` emits the
+    return.
     """
 
     def __init__(
         self,
         definition: ast.FunctionDef,
+        others: dict[str, ast.FunctionDef | None],
         namespace: dict[str, Any],
         arguments: list[ir.Value],
         builder: ir.IRBuilder,
         meanings: Meanings,
         leave: Callable[[ir.Value | None], None],
     ):
+        self.others = others
         self.namespace = namespace
         self.builder = builder
         self.meanings = meanings
@@ -101,16 +115,20 @@ class Function:
         self.entry = builder.block
         body = builder.append_basic_block("body")
         builder.position_at_end(body)
+        self.body(definition, arguments)
+        builder.position_at_end(self.entry)
+        builder.branch(body)
+
+    def body(self, definition: ast.FunctionDef, arguments: list[ir.Value]) -> None:
+        """Lower the whole of a function where the builder stands."""
         signature = definition.args
         if signature.defaults or signature.kwonlyargs or signature.vararg or signature.kwarg:
             raise Unsupported("a parameter list beyond plain names")
         for parameter, value in zip(signature.args, arguments, strict=True):
             self.assign(parameter.arg, Value(types.int64, value))
         self.block(definition.body)
-        if not builder.block.is_terminated:
-            leave(None)
-        builder.position_at_end(self.entry)
-        builder.branch(body)
+        if not self.builder.block.is_terminated:
+            self.leave(None)
 
     # -- statements -------------------------------------------------------------------------------
     def block(self, statements: list[ast.stmt]) -> None:
@@ -299,7 +317,31 @@ class Function:
         operands = [self.expression(argument) for argument in node.args]
         if function in (min, max) and len(operands) > 1 and all(map(self.is_word, operands)):
             return self.extreme("<" if function is min else ">", operands)
+        if isinstance(function, FunctionType) and node.func.id in self.others:
+            return self.in_place(node.func.id, operands)
         return self.call(function, operands)
+
+    def in_place(self, name: str, operands: list[Value]) -> Value:
+        """Lower the called function here, with variables of its own; nothing returned reads 0."""
+        definition = self.others[name]
+        if definition is None:
+            raise Unsupported(f"{name} calls itself")
+        result, done = self.allocate(WORD), self.new_block("returned")
+        returns = returns_value(definition)
+
+        def leave(value: ir.Value | None) -> None:
+            if returns and value is None:
+                raise Unsupported("a function that returns a number or nothing")
+            if returns:
+                self.builder.store(value, result)
+            self.builder.branch(done)
+
+        inner = copy.copy(self)
+        inner.variables, inner.loops, inner.leave = {}, [], leave
+        inner.others = {**self.others, name: None}
+        inner.body(definition, [self.word(operand) for operand in operands])
+        self.builder.position_at_end(done)
+        return Value(types.int64, self.builder.load(result, typ=WORD))
 
     def extreme(self, sign: str, operands: list[Value]) -> Value:
         if all(operand.type is None for operand in operands):

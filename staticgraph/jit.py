@@ -177,13 +177,12 @@ def assembled(library: _ModuleOnly) -> tuple[str, list[bytes]]:
 def lower_directly(
     tree: ast.Module, namespace: dict[str, Any], entry: str, arity: int, symbol: str
 ) -> _ModuleOnly:
-    (definition,) = (
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == entry
-    )
+    functions = direct.definitions(tree)
+    definition = functions.pop(entry)
     context = _meanings.context
     library = _ModuleOnly(context.codegen(), symbol)
     module = library.module = library.create_ir_module(symbol)
-    returns = any(isinstance(n, ast.Return) and n.value for n in ast.walk(definition))
+    returns = direct.returns_value(definition)
     result, arguments = types.int64 if returns else types.none, (types.int64,) * arity
     kind = context.call_conv.get_function_type(result, arguments)
     inner = llvmir.Function(module, kind, f"{symbol}_body")
@@ -196,7 +195,7 @@ def lower_directly(
 
     with context.push_code_library(library):
         words = context.call_conv.get_arguments(inner)
-        direct.Function(definition, namespace, words, builder, _meanings, leave)
+        direct.Function(definition, functions, namespace, words, builder, _meanings, leave)
     _add_entry(module, inner, symbol, returns=returns)
     return library
 

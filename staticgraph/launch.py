@@ -269,7 +269,8 @@ _new_builtin.restype = ctypes.py_object
 
 def launcher_sources() -> list[KernelSource]:
     """The launcher as kernel sources, so that it is compiled and cached as they are."""
-    text = (Path(__file__).parent / "codegen" / "launchloop.py").read_text()
+    folder = Path(__file__).parent / "codegen"
+    text = "".join((folder / f"{name}.py").read_text() for name in ("launchworkers", "launchloop"))
     arity = {"start": 2, "poll": 3, "worker": 1, "move": 4}
     return [KernelSource(f"launch_{name}", text, name, count) for name, count in arity.items()]
 

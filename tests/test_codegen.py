@@ -80,6 +80,24 @@ def test_source(case, golden):
     assert "\n".join(launch.text for launch in launches(*case())) == golden
 
 
+def test_joins_of_a_region_are_one_kernel():
+    """Totals and column sums of several dtypes: the tiles, and one kernel that joins all."""
+    x = sg.input("x", (4100, 530))
+    whole = x.astype("int32")
+    outputs = [x.sum(axis=0), ops.max(x), whole.sum(axis=0), ops.any(x > 4.0), (x * x).sum()]
+    f = sg.compile(outputs, [x])
+    region, join = f.plan.launches
+    assert join.name == f"{region.name}_join"
+    array = np.random.default_rng(0).standard_normal((4100, 530)).astype("f")
+    total, largest, wholes, above, squares = f(array)
+    wide = array.astype("f8")
+    np.testing.assert_allclose(total, wide.sum(axis=0), rtol=1e-4, atol=1e-3)
+    assert largest == array.max()
+    np.testing.assert_array_equal(wholes, array.astype("i4").sum(axis=0))
+    assert above == (array > 4.0).any()
+    np.testing.assert_allclose(squares, (wide * wide).sum(), rtol=1e-5)
+
+
 def test_source_knows_no_threads():
     """Tiles and text depend on shapes only, so that results do."""
     outputs, _ = layer_norm_gelu()

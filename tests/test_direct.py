@@ -267,6 +267,43 @@ def test_numba_takes_what_direct_leaves():
     assert by_numba(text)(5, 3) == 6
 
 
+IN_PLACE = """
+from staticgraph.codegen.lowlevel import part
+
+@part
+def first_multiple(a, b):
+    for i in range(a, a + 50):
+        x = i % 7
+        if x == b % 7:
+            return i
+    return -1
+
+@part
+def doubled(a):
+    i = first_multiple(a, 3)
+    return i + i
+
+def k(a, b):
+    x = 5
+    total = 0
+    for i in range(4):
+        total += first_multiple(a + i, b) * x - doubled(b)
+    return total
+"""
+
+
+def test_functions_of_the_source_are_lowered_in_place():
+    python, direct, numba = parse(IN_PLACE)[1]["k"], by_direct(IN_PLACE), by_numba(IN_PLACE)
+    for a, b in itertools.product(VALUES, VALUES):
+        assert direct(a, b) == numba(a, b) == python(a, b)
+
+
+def test_a_function_that_calls_itself_cannot_be_lowered_in_place():
+    text = "def again(a):\n    return again(a - 1)\n\ndef k(a, b):\n    return again(a)\n"
+    with pytest.raises(Unsupported, match="again calls itself"):
+        jit.lower_directly(*parse(text), "k", 2, "recursive")
+
+
 def test_memory_and_loops_in_the_kernel_way():
     text = """
     def k(lo, hi, bufs, scratch):

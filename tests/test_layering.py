@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("staticgraph", "ops", "passes")
 
-# passes.fuse asks how a group of nodes would loop and what it would cost, so `codegen.affine` to
+# passes.fuse asks how a group of nodes would loop and what it would cost, so `codegen.spec` to
 # `codegen.cpu` stand before the passes and the rest of `codegen` after them.
 ORDER = """
     errors types scalar primitives nest registry tensor ir tree operands op
@@ -29,8 +29,9 @@ ORDER = """
     closure control custom
     fusion passmanager count nominal bytesize
 
-    codegen.affine codegen.region codegen.collapse codegen.lower codegen.tail
-    codegen.contract_shapes codegen.ahead codegen.turned codegen.cpu
+    codegen.spec codegen.affine codegen.region codegen.collapse codegen.lower codegen.tail
+    codegen.contract_shapes codegen.saved codegen.turned codegen.tiles codegen.ahead codegen.joins
+    codegen.expressions codegen.sweep codegen.cpu
     passes.inline passes.guard passes.expanded passes.fold passes.values passes.branches
     passes.simplify passes.cse
     passes.handover passes.sink passes.edges passes.groups passes.fuserules passes.postpone
@@ -56,7 +57,7 @@ ORDER = """
     codegen.contract_parts codegen.contract_patches codegen.contract_matmul codegen.contract_dot
     codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
     codegen.contract
-    byhand.source byhand.attention byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
+    byhand.source byhand.attention byhand.attentiongrad byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
     byhand.fftlines byhand.fftplan byhand.fft
     byhand.lapack byhand.elimination byhand.eigen byhand.panels byhand.linalg byhand.decompose
     byhand.table
@@ -65,7 +66,7 @@ ORDER = """
 
     offsets schedule destinations plan planner checkedplan findings recompute budget
 
-    codegen.lowlevel codegen.launchwords codegen.launchloop
+    codegen.lowlevel codegen.launchwords codegen.launchworkers codegen.launchloop
     threads lapack native kernelcache meanings direct jit kernels launch runtime
     cudacomplex cudamath cudadevice cudarun
 

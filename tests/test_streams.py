@@ -58,6 +58,13 @@ def test_which_maps_go_past_the_caches(small_caches):
     assert words(1 << 14, "int8") == {"claim_"}  # sixteen lanes are no whole line
 
 
+def test_what_follows_a_product_stays_in_the_caches(small_caches):
+    x, w = sg.input("x", (64, 64)), sg.input("w", (64, 64))
+    (kernel,) = sg.compile(ops.relu(x @ w + 1.0), [x, w]).kernels
+    assert "maximum" in kernel.source or "select" in kernel.source
+    assert "flow_" not in kernel.source
+
+
 def test_several_results_in_place(small_caches, rng):
     """An update past the caches, beside a result that another thread reads next."""
     state = rng.standard_normal(1 << 14).astype("f")

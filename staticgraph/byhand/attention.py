@@ -2,10 +2,7 @@
 
 A block holds the scores of its rows against all keys in scratch, a few hundred kilobytes, so the
 softmax is the plain one, not an online one. Keys and values are packed once per tile; the products
-run through the register tiles of the contraction kernels. The derivative computes the scores of a
-block again from the logarithm of each row's sum and adds to the gradients of keys and values, block
-after block in a fixed order; heads are independent, and where there are few of them the blocks of
-a head are shared out in parts whose sums are joined in order.
+run through the register tiles of the contraction kernels. `attentiongrad` is the derivative.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from math import prod
 
 from staticgraph.codegen.contract_parts import ITEM, LANES, Shape, Source, tile_shape, up
 from staticgraph.codegen.contract_shapes import Column, Tile
-from staticgraph.codegen.cpu import Kernels, KernelSpec
+from staticgraph.codegen.spec import Kernels, KernelSpec
 from staticgraph.types import SHORT, TensorType
 
 #: bytes of one block's scores, and the rows a block has where that allows
@@ -81,7 +78,7 @@ class Heads:
         return self.panels * self.score.panel + PADDING
 
 
-class _Writer(Source):
+class Writer(Source):
     """Source text of one attention kernel."""
 
     def __init__(self, h: Heads):
@@ -222,7 +219,8 @@ class _Writer(Source):
         return KernelSpec(name, text, tiles, tuple(buffers), self.used, elements)
 
 
-def _heads(types: Sequence[TensorType], scale: float, causal: bool) -> Heads:
+def heads_of(types: Sequence[TensorType], scale: float, causal: bool) -> Heads:
+    """The sizes of a call from the types of q, k, v and perhaps the mask."""
     q, k, v = types[:3]
     lead = q.shape[:-2]
     mask, steps = "", None
@@ -241,8 +239,8 @@ def attention(
     causal: bool,
 ) -> Kernels:  # fmt: skip
     """softmax(scale q k^T + mask) v, and the logarithm of each row's sum of exponentials."""
-    h = _heads(types, scale, causal)
-    s, code, size = _Writer(h), h.code, h.size
+    h = heads_of(types, scale, causal)
+    s, code, size = Writer(h), h.code, h.size
     wide, depth = up(h.wide, LANES), up(h.depth, LANES)
     names = ["q_all", "k_all", "v_all", *(["mask"] if h.mask else []), "y_all", "sums_all"]
     buffers = [("in", k) for k in range(len(types))] + [("out", 0), ("out", 1)]
@@ -291,122 +289,8 @@ def attention(
                         f"vstm_{code}(y_all, at, y, lanes({h.wide} - j))",
                     )
     work = h.heads * h.rows * h.keys * (h.depth + h.wide)
-    return Kernels([s.spec(name, _about(h), h.heads * h.parts, buffers, work)])
+    return Kernels([s.spec(name, about(h), h.heads * h.parts, buffers, work)])
 
 
-def attention_grad(
-    types: Sequence[TensorType], results: Sequence[TensorType], *, name: str, scale: float,
-    causal: bool,
-) -> Kernels:  # fmt: skip
-    """Cotangents of q, k and v from those of the result, with the scores computed again.
-
-    Operands q, k, v, result, logarithms of the sums, cotangent of the result, and perhaps the mask.
-    """
-    h = _heads([*types[:3], *types[6:]], scale, causal)
-    s, code, size = _Writer(h), h.code, h.size
-    depth, wide = up(h.depth, LANES), up(h.wide, LANES)
-    joined = h.parts > 1
-    key_bytes, value_bytes = h.keys * h.depth * size, h.keys * h.wide * size
-    names = ["q_all", "k_all", "v_all", "y_all", "sums_all", "g_all"]
-    names += [*(["mask"] if h.mask else []), "dq_all", "dk_all", "dv_all"]
-    buffers = [("in", k) for k in range(len(types))]
-    buffers += [("out", 0), *([("work", 0), ("work", 1)] if joined else [("out", 1), ("out", 2)])]
-    s(*(f"{n} = ptr(bufs, {k})" for k, n in enumerate(names)))
-    s.scratch("keys", h.panels * depth * h.score.panel)
-    s.scratch("values", h.panels * wide * h.score.panel)
-    s.scratch("query", h.block * depth)
-    s.scratch("given", h.block * wide)
-    s.scratch("scores", h.block * h.pitch)
-    s.scratch("slopes", h.block * h.pitch)
-    s.scratch("result", h.block * depth)
-    s(
-        f"scale = splat_{code}({h.scale!r})",
-        f"nowhere = splat_{code}(-inf)",
-        f"zero = splat_{code}(0)",
-    )
-    with s.tiles(h.parts):
-        s(
-            f"k = k_all + head * {key_bytes}",
-            f"v = v_all + head * {value_bytes}",
-            f"dk = dk_all + t * {key_bytes}",
-            f"dv = dv_all + t * {value_bytes}",
-        )
-        for name_, count in (("dk", h.keys * h.depth), ("dv", h.keys * h.wide)):
-            with s.open(f"for j in range(0, {count}, 16)"):
-                s(f"vstm_{code}({name_}, j, zero, lanes({count} - j))")
-        s.pack("k", "keys", h.depth)
-        s.pack("v", "values", h.wide)
-        with s.blocks(h.parts):
-            s.rows_of("q_all", "query", h.depth, depth, "scale")
-            s.rows_of("g_all", "given", h.wide, wide)
-            s.scores("query", "keys", "scores", h.depth, depth)
-            s.scores("given", "values", "slopes", h.wide, wide)
-            with s.open(f"for r in range({h.block})"):
-                s(f"past = {_reached('seen')}", "limit = 0")
-                with s.open("if r < count"):
-                    s.limit()
-                    s.mask_row()
-                    s(f"at = head * {h.rows} + first + r", "inner = zero")
-                    with s.open(f"for j in range(0, {h.wide}, 16)"):
-                        s(
-                            f"some = lanes({h.wide} - j)",
-                            f"y = vldm_{code}(y_all, at * {h.wide} + j, some)",
-                            f"inner = inner + y * vldm_{code}(g_all, at * {h.wide} + j, some)",
-                        )
-                    s("inner = hsum(inner)", f"top = splat_{code}(ld_{code}(sums_all, at))")
-                    s(s.shift())
-                    with s.open("for j in range(0, limit, 16)"):
-                        s.score_of()
-                        s(
-                            "p = exp(s - top)",
-                            f"d = vld_{code}(slopes, r * {h.pitch} + j)",
-                            "d = select(some, p * (d - inner), zero)",
-                            f"vst_{code}(scores, r * {h.pitch} + j, p)",
-                            f"vst_{code}(slopes, r * {h.pitch} + j, d)",
-                        )
-                with s.open("for j in range((limit + 15) // 16 * 16, past, 16)"):
-                    s(
-                        f"vst_{code}(scores, r * {h.pitch} + j, zero)",
-                        f"vst_{code}(slopes, r * {h.pitch} + j, zero)",
-                    )
-            s.gathered("slopes", "k", "result", h.depth, depth)
-            with s.open("for r in range(count)"), s.open(f"for j in range(0, {h.depth}, 16)"):
-                s(
-                    f"y = vld_{code}(result, r * {depth} + j) * scale",
-                    f"at = (head * {h.rows} + first + r) * {h.depth} + j",
-                    f"vstm_{code}(dq_all, at, y, lanes({h.depth} - j))",
-                )
-            s.scattered("slopes", "query", "dk", h.depth, depth)
-            s.scattered("scores", "given", "dv", h.wide, wide)
-    work = h.heads * h.rows * h.keys * (3 * h.depth + 2 * h.wide)
-    steps = [s.spec(name, _about(h), h.heads * h.parts, buffers, work)]
-    if not joined:
-        return Kernels(steps)
-    for k, per_head in enumerate((h.keys * h.depth, h.keys * h.wide)):
-        steps.append(_join(h, f"{name}_join", per_head, k))
-    return Kernels(steps, [h.heads * h.parts * key_bytes, h.heads * h.parts * value_bytes])
-
-
-def _join(h: Heads, name: str, count: int, k: int) -> KernelSpec:
-    """Add the parts of each head in order."""
-    s, code = _Writer(h), h.code
-    s("w = ptr(bufs, 0)", "y = ptr(bufs, 1)")
-    with s.open("for head in range(lo, hi)"), s.open(f"for j in range(0, {count}, 16)"):
-        s(
-            f"some = lanes({count} - j)",
-            f"a = vldm_{code}(w, head * {h.parts * count} + j, some)",
-        )
-        with s.open(f"for part in range(1, {h.parts})"):
-            s(f"a = a + vldm_{code}(w, (head * {h.parts} + part) * {count} + j, some)")
-        s(f"vstm_{code}(y, head * {count} + j, a, some)")
-    elements = h.heads * h.parts * count
-    return s.spec(name, _about(h), h.heads, [("work", k), ("out", 1 + k)], elements)
-
-
-def _reached(seen: str) -> str:
-    """Columns that the register tiles over the keys may touch."""
-    return f"({seen} + 15) // 16 * 16 + {PADDING - 16}"
-
-
-def _about(h: Heads) -> str:
+def about(h: Heads) -> str:
     return f"{h.code} attention of {h.heads} heads, {h.rows} x {h.keys} x {h.depth}, {h.wide} wide"

@@ -10,7 +10,7 @@ from math import prod
 
 from staticgraph.byhand import eigen
 from staticgraph.byhand.lapack import BLOCK, LapackSource
-from staticgraph.codegen.cpu import Kernels
+from staticgraph.codegen.spec import Kernels
 from staticgraph.types import SHORT, TensorType, is_complex, real_of
 
 Types = Sequence[TensorType]

@@ -18,7 +18,7 @@ over- nor underflow where they count.
 from __future__ import annotations
 
 from staticgraph.byhand.source import Source
-from staticgraph.codegen.cpu import LANES, KernelSpec
+from staticgraph.codegen.spec import LANES, KernelSpec
 from staticgraph.types import ITEMSIZE, SHORT, TensorType, is_float
 
 #: matrices from which sixteen at a time are faster than one after the other

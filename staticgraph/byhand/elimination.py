@@ -8,7 +8,7 @@ then a column that has had its pivot is only marked, and rows of U are 0 there.
 from __future__ import annotations
 
 from staticgraph.byhand.source import Source
-from staticgraph.codegen.cpu import LANES, KernelSpec
+from staticgraph.codegen.spec import LANES, KernelSpec
 from staticgraph.types import ITEMSIZE, SHORT, TensorType, is_float
 
 #: pivots whose rows of U update the rows below them together

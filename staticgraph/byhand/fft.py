@@ -16,7 +16,7 @@ from math import pi
 from staticgraph.byhand.fftlines import COMPLEX, LARGEST, Lines, Pair, Port, primes
 from staticgraph.byhand.fftplan import Job, Plan, Ref, up
 from staticgraph.byhand.source import cut
-from staticgraph.codegen.cpu import Kernels
+from staticgraph.codegen.spec import Kernels
 from staticgraph.types import TensorType
 
 #: angles in a table of the passes over real spectra

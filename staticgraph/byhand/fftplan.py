@@ -18,7 +18,7 @@ from math import isqrt, pi, prod
 
 from staticgraph.byhand.fftlines import BYTES, LANES, Columns, Lines, Pair, Port, Twist, radices
 from staticgraph.byhand.source import TILE_WORK
-from staticgraph.codegen.cpu import HEADER, Kernels, KernelSpec
+from staticgraph.codegen.spec import HEADER, Kernels, KernelSpec
 from staticgraph.types import SHORT, TensorType, real_of
 
 Ref = tuple[str, int]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import prod
 
 from staticgraph.byhand.source import Source, strides
-from staticgraph.codegen.cpu import LANES, KernelSpec
+from staticgraph.codegen.spec import LANES, KernelSpec
 from staticgraph.errors import InternalError
 from staticgraph.types import ITEMSIZE, SHORT
 

@@ -10,7 +10,7 @@ from math import prod
 
 from staticgraph.byhand import elimination, panels
 from staticgraph.byhand.lapack import BLOCK, LapackSource, place
-from staticgraph.codegen.cpu import Kernels
+from staticgraph.codegen.spec import Kernels
 from staticgraph.types import TensorType
 
 Types = Sequence[TensorType]

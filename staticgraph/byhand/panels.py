@@ -12,7 +12,7 @@ from math import prod
 
 from staticgraph.byhand.lapack import LapackSource
 from staticgraph.byhand.source import cut
-from staticgraph.codegen.cpu import Kernels, KernelSpec
+from staticgraph.codegen.spec import Kernels, KernelSpec
 from staticgraph.types import TensorType
 
 #: rows from which a matrix is cut into panels, and matrices up to which a batch is few

@@ -16,7 +16,7 @@ from math import prod
 from typing import ClassVar
 
 from staticgraph.byhand.source import MANY_ROWS, TILE_WORK, Source
-from staticgraph.codegen.cpu import Kernels, KernelSpec, literal
+from staticgraph.codegen.spec import Kernels, KernelSpec, literal
 from staticgraph.nest import identity
 from staticgraph.types import ITEMSIZE, SHORT, TensorType, is_complex, is_float
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from staticgraph.byhand.source import TILE_WORK, Source, cut, dot, strides
-from staticgraph.codegen.cpu import LANES, Kernels, KernelSpec
+from staticgraph.codegen.spec import LANES, Kernels, KernelSpec
 from staticgraph.ops.gather import KNOWN, PYTHON
 from staticgraph.types import SHORT, TensorType
 

@@ -12,7 +12,7 @@ from math import prod
 
 from staticgraph.byhand.source import MANY_ROWS, TILE_WORK, Source
 from staticgraph.byhand.words import DIGIT, RADIX, Words
-from staticgraph.codegen.cpu import Kernels, KernelSpec
+from staticgraph.codegen.spec import Kernels, KernelSpec
 from staticgraph.types import SHORT, TensorType
 
 #: rows up to this length are sorted in scratch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from staticgraph.codegen.cpu import HEADER, KernelSpec
+from staticgraph.codegen.spec import HEADER, KernelSpec
 
 #: with so many rows there is work for all threads without cutting one
 MANY_ROWS = 16

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from staticgraph.byhand import attention, decompose, fft, linalg, scan, scatter, sort, topk
-from staticgraph.codegen.cpu import Kernels
+from staticgraph.byhand import attention, attentiongrad, decompose, fft, linalg, scan, scatter, sort, topk
+from staticgraph.codegen.spec import Kernels
 
 BY_HAND: dict[str, Callable[..., Kernels]] = {
     "attention": attention.attention,
-    "attention_grad": attention.attention_grad,
+    "attention_grad": attentiongrad.attention_grad,
     "cholesky_factor": linalg.cholesky_factor,
     "cummax": scan.scan("max", "maximum({0}, {1})"),
     "cummin": scan.scan("min", "minimum({0}, {1})"),

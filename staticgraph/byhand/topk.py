@@ -13,7 +13,7 @@ from math import prod
 
 from staticgraph.byhand.source import MANY_ROWS, TILE_WORK, Source
 from staticgraph.byhand.words import Words
-from staticgraph.codegen.cpu import Kernels, KernelSpec
+from staticgraph.codegen.spec import Kernels, KernelSpec
 from staticgraph.types import TensorType
 
 #: candidates that the buffer holds at least

@@ -12,7 +12,7 @@ read again through the index. For a descending order all bits are inverted.
 from __future__ import annotations
 
 from staticgraph.byhand.source import Source
-from staticgraph.codegen.cpu import literal
+from staticgraph.codegen.spec import literal
 from staticgraph.types import ITEMSIZE, SHORT
 
 #: up to so many words are ranked by counting the smaller ones, sixteen at a time

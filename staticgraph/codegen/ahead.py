@@ -11,13 +11,14 @@ past them: then no line is read only to be overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Container
 from math import prod
 from typing import Protocol
 
 from staticgraph import scalar as s
 from staticgraph.codegen.affine import affine
 from staticgraph.codegen.region import Region, position
+from staticgraph.codegen.saved import DEAR
+from staticgraph.codegen.tiles import Tiles
 from staticgraph.scalar import Expr
 from staticgraph.types import ITEMSIZE, SHORT
 
@@ -27,7 +28,7 @@ LONGEST_ROW = 1 << 17
 #: bytes of a map's results from which on it asks for their lines, and writes past the caches
 CLAIMED, PAST = 1 << 20, 1 << 25
 _REACH = 2048  # bytes ahead
-_DEAR = 16  # what a function costs, in additions
+_FUNCTION = 16  # what a function costs, in additions
 
 
 class Rows(Protocol):
@@ -35,35 +36,33 @@ class Rows(Protocol):
 
     region: Region
     v: int
-    columns: int
     mask: str | None
-    row_axes: list[int]
+    tiles: Tiles
     saved: dict[Expr, tuple[int, int]]
     strides: list[tuple[int, ...]]
 
     def deps(self, e: Expr) -> frozenset[int]: ...
-    def roots(self) -> dict[int, list[Expr]]: ...
     def pointer(self, kind: str, k: int) -> str: ...
     def integer(self, e: Expr) -> str: ...
 
 
-def busiest(g: Rows, dear: Container[str]) -> int | None:
+def busiest(g: Rows) -> int | None:
     """The stage that computes most, where rows are short, along one axis, in several stages."""
     longest = max(ITEMSIZE[t.dtype] for t in (*g.region.types, *g.region.results))
-    if g.region.inner != (g.v,) or not g.row_axes or g.columns * longest > LONGEST_ROW:
+    if g.region.inner != (g.v,) or not g.tiles.row_axes or g.tiles.columns * longest > LONGEST_ROW:
         return None
-    costs = {level: _cost(g, level, roots, dear) for level, roots in g.roots().items()}
+    costs = {level: _cost(g, level, roots) for level, roots in g.region.roots().items()}
     return max(costs, key=lambda level: (costs[level], level)) if len(costs) > 1 else None
 
 
-def _cost(g: Rows, level: int, roots: list[Expr], dear: Container[str]) -> int:
+def _cost(g: Rows, level: int, roots: list[Expr]) -> int:
     cost, stack, seen = 0, list(roots), set()
     while stack:
         e = stack.pop()
         kept = e in g.saved and g.saved[e][1] < level
         if e not in seen and g.v in g.deps(e) and not kept:
             seen.add(e)
-            cost += _DEAR if e.name in dear else 1
+            cost += _FUNCTION if e.name in DEAR else 1
             stack.extend(e.args)
     return cost
 
@@ -71,8 +70,8 @@ def _cost(g: Rows, level: int, roots: list[Expr], dear: Container[str]) -> int:
 def requests(g: Rows, level: int, lanes: int) -> list[str]:
     """Lines for the innermost loop of that stage, which advances by `lanes` elements."""
     found: list[str] = []
-    row = g.row_axes[-1]
-    for e in s.postorder([e for roots in g.roots().values() for e in roots]):
+    row = g.tiles.row_axes[-1]
+    for e in s.postorder([e for roots in g.region.roots().values() for e in roots]):
         if e.name == "load" and not s.is_guarded(e):
             operand = e.value[0]  # type: ignore[index]
             place = position(e.args, g.strides[operand])
@@ -91,13 +90,13 @@ def result_bytes(region: Region) -> int:
     return sum(prod(t.shape) * ITEMSIZE[t.dtype] for t in region.results)
 
 
-def past(g: Rows, result: int) -> bool:
+def past(region: Region, mask: str | None, result: int) -> bool:
     """Whether a map writes this result past the caches: whole lines of results larger than them."""
     return (
-        not g.region.inner
-        and g.mask is None
-        and ITEMSIZE[g.region.results[result].dtype] >= 4
-        and result_bytes(g.region) >= PAST
+        not region.inner
+        and mask is None
+        and ITEMSIZE[region.results[result].dtype] >= 4
+        and result_bytes(region) >= PAST
     )
 
 
@@ -110,7 +109,7 @@ def streams(g: Rows, lanes: int) -> list[str]:
     for st in region.stores:
         dtype = region.results[st.result].dtype
         reach = _REACH // ITEMSIZE[dtype]
-        if _along(st.index, g.v) == 1 and not past(g, st.result):
+        if _along(st.index, g.v) == 1 and not past(region, g.mask, st.result):
             found += _lines(g, "claim", ("out", st.result), dtype, st.index, reach, lanes)
     if total < PAST:
         return found

@@ -6,7 +6,8 @@ Generated source names them (`column_of_tiles(Column(Tile(...), ...))`); `microk
 
 from dataclasses import dataclass
 
-LANES = 16
+from staticgraph.codegen.spec import LANES
+
 UNROLL = 40  # vectors of one source row and all its taps that are written out
 
 

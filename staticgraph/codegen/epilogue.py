@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from staticgraph.codegen.cpu import _Generator, _Scope
+from staticgraph.codegen.expressions import Expressions, Scope
 from staticgraph.codegen.lower import lower
 from staticgraph.codegen.region import CannotLower, Region
 from staticgraph.ir import INPUT, Graph, Node
@@ -30,21 +30,20 @@ def split(body: Graph, contraction: Node) -> Graph:
     return Graph((*body.inputs, stand_in), [new.get(t, t) for t in body.outputs])
 
 
-class RegionEpilogue(_Generator):
+class RegionEpilogue(Expressions):
     """The protocol of `contract_parts.Epilogue` over a region whose axes are batch, row, column."""
 
     imports = ("from math import inf, nan",)
 
     def __init__(self, body: Graph, view: tuple[int, int, int]):
         region = lower(body, view)
-        super().__init__(region, "epilogue", body.inputs[-1].shape)
+        super().__init__(region)
         if region.reductions or region.inner:
             raise CannotLower("a reduction after a contraction")
         self.acc_input = len(body.inputs) - 1
         self.acc = ""
         self.letters = self.match(region, view)
-        self.columns = view[2]
-        self.scopes = [_Scope(set())]
+        self.scopes = [Scope(set())]
         # Once without output, to learn the constants and the buffers.
         for mask in (None, "m"):
             self.lines_of("acc", mask)
@@ -82,6 +81,9 @@ class RegionEpilogue(_Generator):
     def load(self, e: Expr) -> str:
         return self.acc if e.value[0] == self.acc_input else super().load(e)  # type: ignore[index]
 
+    def past(self, result: int) -> bool:
+        return False  # the contraction around it would have to wait for its stores
+
     def prologue(self, names: Sequence[str]) -> list[str]:
         return [*(f"e{j} = {name}" for j, name in enumerate(names)), *self.scopes[0].lines]
 
@@ -98,7 +100,7 @@ class RegionEpilogue(_Generator):
 
     def lines_of(self, acc: str, mask: str | None) -> list[str]:
         self.acc, self.mask = acc, mask and "m"
-        deepest = _Scope(set(range(len(self.sizes))) | {-1})
+        deepest = Scope(set(range(len(self.sizes))) | {-1})
         self.scopes = [self.scopes[0], deepest]
         self.store_all(self.region.stores, deepest)
         self.scopes = self.scopes[:1]

@@ -1,7 +1,8 @@
-"""The compiled side of the launcher: one loop that runs a whole plan, and the workers that help it.
+"""The compiled side of the launcher: one loop that runs a whole plan, alone or with workers.
 
-This file is itself a kernel source: `launch` compiles the functions below through the kernel cache.
-Numba compiles one function at a time, so they call each other through addresses in the frame.
+This file and `launchworkers` are one kernel source: `launch` compiles `start`, `poll`, `worker` and
+`move` through the kernel cache. Each is compiled alone, so they reach each other through addresses
+in the frame; what is marked as a `part` is lowered in place where it is called.
 
 How a parallel step is shared: each thread has a range of tiles to begin with, the same one for
 steps of the same size, so that data stays in its core's cache; who is done helps with the other
@@ -12,9 +13,8 @@ caller closes the job and waits only for those inside; a worker that was late to
 
 # ruff: noqa: F403, F405 (the words and intrinsics are this file's language)
 from staticgraph.codegen.launchwords import *
+from staticgraph.codegen.launchworkers import *
 from staticgraph.codegen.lowlevel import *
-
-DEFAULT_FLOAT_MODE = 0x1F80  # x86: round to nearest, denormals kept, exceptions masked
 
 
 def start(self, items):
@@ -29,189 +29,106 @@ def start(self, items):
     argument = int_of_object(word(items, TUPLE_ITEMS))
     if argument < 0 and exception_set() != 0:
         return 0
-    threads = argument & THREADS_MASK
-    may_signal = argument & MAIN_THREAD
-    may_stop = 1
     gil = 0
     if word(frame, HOLD_GIL) == 0:
         gil = release_gil()
     old_mode = set_float_mode(DEFAULT_FLOAT_MODE)
+    for i in range(1, word(items, TUPLE_SIZE)):
+        put(word(frame, BASES), i, word(word(items, TUPLE_ITEMS + i), ARRAY_DATA))
+    resolve(frame, 0, word(frame, TABLE_COUNT))
+    put(frame, DEADLINE, 0)
+    status = run(frame, argument & THREADS_MASK, gil, argument & MAIN_THREAD)
+    set_float_mode(old_mode)
+    if status == INTERRUPTED:
+        return 0
+    if gil != 0:
+        acquire_gil(gil)
+    return object_of_int(status)
 
-    steps = word(frame, STEPS)
-    end = word(frame, STEP_COUNT)
+
+@part
+def resolve(frame, first, end):
+    """Addresses in the table's entries first .. end, as at the start of a run."""
     table = word(frame, TABLE)
     slot_of = word(frame, SLOT)
     offset_of = word(frame, OFFSET)
     bases = word(frame, BASES)
-    for i in range(1, word(items, TUPLE_SIZE)):
-        put(bases, i, word(word(items, TUPLE_ITEMS + i), ARRAY_DATA))
+    for i in range(first, end):
+        put(table, i, word(bases, word(slot_of, i)) + word(offset_of, i))
+
+
+@part
+def run(frame, threads, gil, may_signal):
+    """Execute the steps; how the run ended."""
+    steps = word(frame, STEPS)
+    end = word(frame, STEP_COUNT)
+    table = word(frame, TABLE)
     scratch = word(frame, SCRATCH)
     pool = word(frame, POOL)
     move = word(frame, MOVE)
     stamps = word(frame, STAMPS)
-    stamp_rows = word(frame, STAMP_ROWS)
-    stamp_seats = word(frame, STAMP_SEATS)
-    for i in range(word(frame, TABLE_COUNT)):
-        put(table, i, word(bases, word(slot_of, i)) + word(offset_of, i))
-    put(frame, DEADLINE, 0)
-
     stamped = 0
     patience = POLL_STEPS
+    may_stop = 1
     status = DONE
     pc = 0
     while pc < end:
         step = steps + pc * (8 * STEP_WORDS)
         opcode = word(step, 0)
-        a = word(step, 1)
-        b = word(step, 2)
-        c = word(step, 3)
-        parallel = 0
+        kernel = word(step, 1)
+        bufs = table + 8 * word(step, 3)
         tiles = 0
-        kernel = a
-        bufs = table + 8 * c
+        parallel = 0
         following = pc + 1
         if opcode == KERNEL:
-            tiles = b
+            tiles = word(step, 2)
             parallel = word(step, 4)
-        elif opcode == JUMP_IF_FALSE:
-            if byte(word(table, a)) == 0:
-                following = b
-        elif opcode == JUMP:
-            following = b
         elif opcode in (COPY, ZERO):
             kernel = move
             bufs = frame + 8 * MOVE_OPERANDS
-            if opcode == COPY:
-                put(bufs, 0, word(table, b))
-                put(bufs, 1, word(table, a))
-                put(bufs, 2, c)
-            else:
-                put(bufs, 0, word(table, a))
-                put(bufs, 1, 0)
-                put(bufs, 2, b)
-            count = word(bufs, 2)
+            count = operands_of_move(bufs, step, table)
             tiles = (count + (MOVE_TILE - 1)) // MOVE_TILE
             if count >= MOVE_PARALLEL:
                 parallel = 1
         elif opcode == CHECK:
-            code = word(word(table, a), 0)
-            if code != 0:
-                put(frame, CODE, code)
-                status = FAILED
-        elif opcode == ADVANCE:
-            put(table, a, word(table, a) + b)
-        elif opcode == LOOP:
-            left = word(table, a) - 1
-            put(table, a, left)
-            if left > 0:
-                following = b
-        elif opcode == RESET:
-            for i in range(a, a + b):
-                put(table, i, word(bases, word(slot_of, i)) + word(offset_of, i))
+            status = check(frame, word(word(table, word(step, 1)), 0))
         elif opcode == COMMIT:
             may_stop = 0
+        else:
+            following = control(frame, step, table, pc)
 
         patience -= 1
         if parallel != 0 or patience <= 0:
             patience = POLL_STEPS
-            if may_stop != 0 and status == DONE:
-                status = call_poll(word(frame, POLL), frame, gil, may_signal)
-
+            status = look(status, frame, gil, may_signal, may_stop)
         if status != DONE:
             break
 
         seats = 0
         if tiles > 0 and stamps != 0:
-            if stamped < stamp_rows:
-                row = stamps + stamped * (8 * (STAMP_WORDS + stamp_seats * SEAT_WORDS))
-                seats = row + 8 * STAMP_WORDS
-                for i in range(stamp_seats * SEAT_WORDS):
-                    put(seats, i, 0)
-                put(row, STAMP_STEP, pc)
-                put(row, STAMP_BEGIN, now())
+            seats = begin_stamp(frame, stamped, pc)
             stamped += 1
-        computed = tiles
         job = 0
         if parallel != 0 and threads > 1 and tiles > 1:
-            for i in range(SLOT_COUNT):
-                candidate = pool + 8 * (SLOTS + i * SLOT_WORDS)
-                if word(candidate, OWNER) == 0 and exchange_if(candidate, OWNER, 0, 1) != 0:
-                    job = candidate
-                    break
-
+            job = free_slot(pool)
         if job != 0:
-            ranges = word(frame, RANGES)
-            begin = 0
-            for i in range(threads):
-                mine = ranges + i * (8 * RANGE_WORDS)
-                put(mine, RANGE_NEXT, begin)
-                begin = tiles * (i + 1) // threads
-                put(mine, RANGE_END, begin)
-                put(mine, RANGE_TAKEN, 0)
+            share_out(word(frame, RANGES), tiles, threads)
             chunk = max(1, tiles // (threads * CHUNKS_PER_THREAD))
-            put(job, JOB_KERNEL, kernel)
-            put(job, JOB_THREADS, threads)
-            put(job, JOB_CHUNK, chunk)
-            put(job, JOB_BUFS, bufs)
-            put(job, JOB_SCRATCH, scratch)
-            put(job, JOB_STRIDE, word(frame, SCRATCH_STRIDE))
-            put(job, JOB_RANGES, ranges)
-            put(job, JOB_SEATS, seats)
-            put(job, JOB_SEAT_COUNT, stamp_seats)
-            atomic_put(job, JOB_OPEN, 1)
-            atomic_add(pool, EPOCH, 1)
-            sleeping = atomic_word(pool, SLEEPERS)
-            if sleeping > 0:
-                mutex_lock(pool + 8 * MUTEX)
-                for _ in range(min(sleeping, threads - 1, tiles - 1)):
-                    condition_signal(pool + 8 * CONDITION)
-                mutex_unlock(pool + 8 * MUTEX)
-            if seats != 0:
-                put(seats, SEAT_BEGIN, now())
-            computed = 0
-            for i in range(threads):
-                mine = ranges + i * (8 * RANGE_WORDS)
-                last = word(mine, RANGE_END)
-                while atomic_word(mine, RANGE_NEXT) < last:
-                    lo = atomic_add(mine, RANGE_NEXT, chunk)
-                    if lo >= last:
-                        break
-                    call_kernel(kernel, lo, min(lo + chunk, last), bufs, scratch)
-                    computed += min(chunk, last - lo)
-                    if may_stop != 0 and status == DONE:
-                        status = call_poll(word(frame, POLL), frame, gil, may_signal)
-                        if status != DONE:
-                            for j in range(threads):
-                                other = ranges + j * (8 * RANGE_WORDS)
-                                atomic_put(other, RANGE_NEXT, word(other, RANGE_END))
-            if seats != 0:
-                put(seats, SEAT_END, now())
-            atomic_put(job, JOB_OPEN, 0)
-            spins = 0
-            while atomic_word(job, JOB_INSIDE) != 0:
-                pause()
-                spins += 1
-                if spins > SPINS_ALONE:
-                    yield_core()
+            post(job, frame, threads, chunk, kernel, bufs, seats)
+            wake(pool, min(threads - 1, tiles - 1))
+            status = lead(job, frame, gil, may_signal, may_stop)
+            leave_alone(job)
         elif parallel != 0 and tiles > 1:
-            lo = 0
             chunk = max(1, tiles // CHUNKS_PER_THREAD)
+            lo = 0
             while lo < tiles and status == DONE:
                 call_kernel(kernel, lo, min(lo + chunk, tiles), bufs, scratch)
                 lo += chunk
-                if may_stop != 0:
-                    status = call_poll(word(frame, POLL), frame, gil, may_signal)
+                status = look(status, frame, gil, may_signal, may_stop)
         elif tiles > 0:
             call_kernel(kernel, 0, tiles, bufs, scratch)
-
         if seats != 0:
-            finished = now()
-            row = seats - 8 * STAMP_WORDS
-            put(row, STAMP_END, finished)
-            put(seats, SEAT_TILES, computed)
-            if job == 0:
-                put(seats, SEAT_BEGIN, word(row, STAMP_BEGIN))
-                put(seats, SEAT_END, finished)
+            end_stamp(seats, job, tiles)
         if job != 0:
             atomic_put(job, OWNER, 0)
         if status != DONE:
@@ -220,12 +137,66 @@ def start(self, items):
 
     put(frame, STAMPED, stamped)
     put(frame, ENDED_AT, pc)
-    set_float_mode(old_mode)
-    if status == INTERRUPTED:
-        return 0
-    if gil != 0:
-        acquire_gil(gil)
-    return object_of_int(status)
+    return status
+
+
+# -- steps that compute nothing -------------------------------------------------------------------
+@part
+def operands_of_move(operands, step, table):
+    """What `move` reads for a COPY or ZERO; the number of bytes."""
+    a = word(step, 1)
+    b = word(step, 2)
+    if word(step, 0) == COPY:
+        put(operands, 0, word(table, b))
+        put(operands, 1, word(table, a))
+        put(operands, 2, word(step, 3))
+    else:
+        put(operands, 0, word(table, a))
+        put(operands, 1, 0)
+        put(operands, 2, b)
+    return word(operands, 2)
+
+
+@part
+def check(frame, code):
+    """A status word that is not zero ends the run."""
+    if code == 0:
+        return DONE
+    put(frame, CODE, code)
+    return FAILED
+
+
+@part
+def control(frame, step, table, pc):
+    """Jumps, counters and moving table entries; the step that follows."""
+    opcode = word(step, 0)
+    a = word(step, 1)
+    b = word(step, 2)
+    following = pc + 1
+    if opcode == JUMP_IF_FALSE:
+        if byte(word(table, a)) == 0:
+            following = b
+    elif opcode == JUMP:
+        following = b
+    elif opcode == ADVANCE:
+        put(table, a, word(table, a) + b)
+    elif opcode == LOOP:
+        left = word(table, a) - 1
+        put(table, a, left)
+        if left > 0:
+            following = b
+    elif opcode == RESET:
+        resolve(frame, a, a + b)
+    return following
+
+
+# -- whether the run must end ---------------------------------------------------------------------
+@part
+def look(status, frame, gil, may_signal, may_stop):
+    """Ask `poll`, unless the run ends anyway or may not end before its last step."""
+    if may_stop == 0 or status != DONE:
+        return status
+    return call_poll(word(frame, POLL), frame, gil, may_signal)
 
 
 def poll(frame, gil, may_signal):
@@ -252,78 +223,133 @@ def poll(frame, gil, may_signal):
     return DONE
 
 
-def worker(pool):
-    """Body of a pool thread: help whoever posts a job, spin a little when idle, then sleep."""
-    set_float_mode(DEFAULT_FLOAT_MODE)
-    number = atomic_add(pool, WORKERS, 1)
-    idle_since = now()
-    while atomic_word(pool, SHUTDOWN) == 0:
-        epoch = atomic_word(pool, EPOCH)
-        joined = 0
-        for i in range(SLOT_COUNT):
-            job = pool + 8 * (SLOTS + i * SLOT_WORDS)
-            if atomic_word(job, JOB_OPEN) == 0:
-                continue
-            # First inside, then a second look: either the owner waits for us or we see it closed.
-            atomic_add(job, JOB_INSIDE, 1)
-            seat = 0
-            if atomic_word(job, JOB_OPEN) != 0:
-                threads = word(job, JOB_THREADS)
-                ranges = word(job, JOB_RANGES)
-                for k in range(threads - 1):
-                    wanted = 1 + (number + k) % (threads - 1)
-                    mine = ranges + wanted * (8 * RANGE_WORDS)
-                    if exchange_if(mine, RANGE_TAKEN, 0, 1) != 0:
-                        seat = wanted
-                        break
-            if seat != 0:
-                joined = 1
-                stamp = word(job, JOB_SEATS)
-                if stamp != 0:
-                    if seat < word(job, JOB_SEAT_COUNT):
-                        stamp += seat * (8 * SEAT_WORDS)
-                        put(stamp, SEAT_BEGIN, now())
-                    else:
-                        stamp = 0
-                kernel = word(job, JOB_KERNEL)
-                chunk = word(job, JOB_CHUNK)
-                bufs = word(job, JOB_BUFS)
-                scratch = word(job, JOB_SCRATCH) + seat * word(job, JOB_STRIDE)
-                computed = 0
-                for k in range(threads):
-                    mine = ranges + ((seat + k) % threads) * (8 * RANGE_WORDS)
-                    last = word(mine, RANGE_END)
-                    while atomic_word(mine, RANGE_NEXT) < last:
-                        lo = atomic_add(mine, RANGE_NEXT, chunk)
-                        if lo >= last:
-                            break
-                        call_kernel(kernel, lo, min(lo + chunk, last), bufs, scratch)
-                        computed += min(chunk, last - lo)
-                if stamp != 0:
-                    put(stamp, SEAT_END, now())
-                    put(stamp, SEAT_TILES, computed)
-            atomic_add(job, JOB_INSIDE, -1)
-        if joined != 0:
-            idle_since = now()
-            continue
-        spins = 0
-        while atomic_word(pool, EPOCH) == epoch and atomic_word(pool, SHUTDOWN) == 0:
-            pause()
-            spins += 1
-            if spins > SPINS_ALONE:
-                yield_core()
-                if now() - idle_since > SPIN_NS:
-                    mutex_lock(pool + 8 * MUTEX)
-                    atomic_add(pool, SLEEPERS, 1)
-                    while atomic_word(pool, EPOCH) == epoch and atomic_word(pool, SHUTDOWN) == 0:
-                        condition_wait(pool + 8 * CONDITION, pool + 8 * MUTEX)
-                    atomic_add(pool, SLEEPERS, -1)
-                    mutex_unlock(pool + 8 * MUTEX)
-                    idle_since = now()
-                    break
+# -- stamps: when a step ran, and on whom ---------------------------------------------------------
+@part
+def begin_stamp(frame, stamped, pc):
+    """Open row number `stamped`; where its seats are, or 0 if there is no row left."""
+    if stamped >= word(frame, STAMP_ROWS):
+        return 0
+    seat_words = word(frame, STAMP_SEATS) * SEAT_WORDS
+    row = word(frame, STAMPS) + stamped * (8 * (STAMP_WORDS + seat_words))
+    seats = row + 8 * STAMP_WORDS
+    for i in range(seat_words):
+        put(seats, i, 0)
+    put(row, STAMP_STEP, pc)
+    put(row, STAMP_BEGIN, now())
+    return seats
+
+
+@part
+def end_stamp(seats, job, tiles):
+    """Close the row; without a job, the caller computed everything from begin to end."""
+    finished = now()
+    row = seats - 8 * STAMP_WORDS
+    put(row, STAMP_END, finished)
+    if job == 0:
+        put(seats, SEAT_BEGIN, word(row, STAMP_BEGIN))
+        put(seats, SEAT_END, finished)
+        put(seats, SEAT_TILES, tiles)
+
+
+# -- a job, as the call that posts it sees it; the workers' side is `launchworkers` ---------------
+@part
+def free_slot(pool):
+    """A job slot that is ours from now on, or 0 where other calls have them all."""
+    for i in range(SLOT_COUNT):
+        job = pool + 8 * (SLOTS + i * SLOT_WORDS)
+        if word(job, OWNER) == 0 and exchange_if(job, OWNER, 0, 1) != 0:
+            return job
     return 0
 
 
+@part
+def share_out(ranges, tiles, threads):
+    """Give each thread the range of tiles to begin with."""
+    begin = 0
+    for i in range(threads):
+        mine = ranges + i * (8 * RANGE_WORDS)
+        put(mine, RANGE_NEXT, begin)
+        begin = tiles * (i + 1) // threads
+        put(mine, RANGE_END, begin)
+        put(mine, RANGE_TAKEN, 0)
+
+
+@part
+def post(job, frame, threads, chunk, kernel, bufs, seats):
+    """Fill the slot, then open it."""
+    put(job, JOB_KERNEL, kernel)
+    put(job, JOB_THREADS, threads)
+    put(job, JOB_CHUNK, chunk)
+    put(job, JOB_BUFS, bufs)
+    put(job, JOB_SCRATCH, word(frame, SCRATCH))
+    put(job, JOB_STRIDE, word(frame, SCRATCH_STRIDE))
+    put(job, JOB_RANGES, word(frame, RANGES))
+    put(job, JOB_SEATS, seats)
+    put(job, JOB_SEAT_COUNT, word(frame, STAMP_SEATS))
+    atomic_put(job, JOB_OPEN, 1)
+
+
+@part
+def wake(pool, helpers):
+    """Tell the workers of a new job, and signal those asleep, at most `helpers`."""
+    atomic_add(pool, EPOCH, 1)
+    sleeping = atomic_word(pool, SLEEPERS)
+    if sleeping > 0:
+        mutex_lock(pool + 8 * MUTEX)
+        for _ in range(min(sleeping, helpers)):
+            condition_signal(pool + 8 * CONDITION)
+        mutex_unlock(pool + 8 * MUTEX)
+
+
+@part
+def lead(job, frame, gil, may_signal, may_stop):
+    """The caller's work on its own job, in seat 0; the status it ends with."""
+    threads = word(job, JOB_THREADS)
+    ranges = word(job, JOB_RANGES)
+    chunk = word(job, JOB_CHUNK)
+    seats = word(job, JOB_SEATS)
+    if seats != 0:
+        put(seats, SEAT_BEGIN, now())
+    computed = 0
+    status = DONE
+    for i in range(threads):
+        mine = ranges + i * (8 * RANGE_WORDS)
+        last = word(mine, RANGE_END)
+        lo = take(mine, chunk)
+        while lo < last:
+            computed += compute(job, lo, last, word(job, JOB_SCRATCH))
+            if status == DONE:
+                status = look(status, frame, gil, may_signal, may_stop)
+                if status != DONE:
+                    give_up(ranges, threads)
+            lo = take(mine, chunk)
+    if seats != 0:
+        put(seats, SEAT_END, now())
+        put(seats, SEAT_TILES, computed)
+    return status
+
+
+@part
+def give_up(ranges, threads):
+    """Leave no tile to take."""
+    for i in range(threads):
+        mine = ranges + i * (8 * RANGE_WORDS)
+        atomic_put(mine, RANGE_NEXT, word(mine, RANGE_END))
+
+
+@part
+def leave_alone(job):
+    """Let nobody join any more, and wait for those inside."""
+    atomic_put(job, JOB_OPEN, 0)
+    spins = 0
+    while atomic_word(job, JOB_INSIDE) != 0:
+        pause()
+        spins += 1
+        if spins > SPINS_ALONE:
+            yield_core()
+
+
+# -- moving bytes ---------------------------------------------------------------------------------
 def move(lo, hi, bufs, scratch):
     """COPY and ZERO as a kernel: `bufs` holds destination, source (0: zeros) and bytes."""
     begin = lo * MOVE_TILE

@@ -13,11 +13,15 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 WORD, INT, BYTE, VOID = ir.IntType(64), ir.IntType(32), ir.IntType(8), ir.VoidType()
 POINTER = ir.PointerType()
 ARCHITECTURE = llvm.get_process_triple().split("-")[0]
+
+#: Marks a function that others of the same source call. `direct` lowers it in place and needs no
+#: mark; Numba's own pipeline compiles only functions that are registered with it.
+part = register_jitable(error_model="numpy")
 
 
 def _define(arity: int) -> Callable:

@@ -117,6 +117,16 @@ class Region:
     def outer(self) -> tuple[int, ...]:
         return tuple(k for k in range(len(self.sizes)) if k not in self.inner)
 
+    def roots(self) -> dict[int, list[Expr]]:
+        """What each stage computes within its sweep."""
+        found: dict[int, list[Expr]] = {}
+        for r in self.reductions:
+            found.setdefault(r.level, []).append(r.body)
+        for st in self.stores:
+            if st.inner:
+                found.setdefault(st.level, []).append(st.value)
+        return found
+
     @property
     def levels(self) -> int:
         return max([r.level for r in self.reductions] + [st.level for st in self.stores], default=0)

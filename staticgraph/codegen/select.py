@@ -14,6 +14,7 @@ from staticgraph.codegen.chain import with_tail
 from staticgraph.codegen.epilogue import RegionEpilogue, split
 from staticgraph.codegen.lower import lower
 from staticgraph.codegen.region import CannotLower, domain_of
+from staticgraph.codegen.saved import DEAR
 from staticgraph.errors import InternalError
 from staticgraph.fusion import FUSION, contiguous, contraction_of, has_template, strided
 from staticgraph.ir import CONSTANT, INPUT, Graph, Node
@@ -82,7 +83,7 @@ def region_code(body: Graph, name: str) -> Code:
     """The kernels of one sweep: one, or one and the join of its partial sums."""
     region = lower(body)
     kernels = cpu.generate(region, name, domain_of(body))
-    dear = sum(1 for n in body.nodes if n.op.name in cpu.DEAR)
+    dear = sum(1 for n in body.nodes if n.op.name in DEAR)
     arithmetic = sum(1 for n in body.nodes if n.op not in (INPUT, CONSTANT))
     launches = [
         Launch(

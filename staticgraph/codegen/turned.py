@@ -13,8 +13,8 @@ from typing import Protocol
 
 from staticgraph import scalar as s
 from staticgraph.codegen.affine import affine, build
-from staticgraph.codegen.contract_shapes import LANES
 from staticgraph.codegen.region import Region, position
+from staticgraph.codegen.spec import LANES
 from staticgraph.scalar import Expr
 from staticgraph.types import ITEMSIZE
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from staticgraph import kernelcache, native
 from staticgraph.codegen import launchwords as w
-from staticgraph.codegen.cpu import HEADER
+from staticgraph.codegen.spec import HEADER
 from staticgraph.compile import compile as compile_graph
 from staticgraph.frontend import input as graph_input
 from staticgraph.kernels import KernelSource, compile_kernels
