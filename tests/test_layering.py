@@ -57,7 +57,8 @@ ORDER = """
     codegen.contract_parts codegen.contract_patches codegen.contract_matmul codegen.contract_dot
     codegen.contract_any codegen.contract_conv codegen.contract_wgrad codegen.contract_direct
     codegen.contract
-    byhand.source byhand.attention byhand.attentiongrad byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
+    byhand.source byhand.attention byhand.attentiongrad
+    byhand.words byhand.scan byhand.scatter byhand.sort byhand.topk
     byhand.fftlines byhand.fftplan byhand.fft
     byhand.lapack byhand.elimination byhand.eigen byhand.panels byhand.linalg byhand.decompose
     byhand.table

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from staticgraph.byhand import attention, attentiongrad, decompose, fft, linalg, scan, scatter, sort, topk
+from staticgraph.byhand import (
+    attention,
+    attentiongrad,
+    decompose,
+    fft,
+    linalg,
+    scan,
+    scatter,
+    sort,
+    topk,
+)
 from staticgraph.codegen.spec import Kernels
 
 BY_HAND: dict[str, Callable[..., Kernels]] = {
