@@ -159,14 +159,17 @@ def test_kernels_alike_are_one_line():
     assert line.endswith("as do 2 more of that name")
 
 
-def test_other_programs_are_blamed_once():
+def test_waiting_threads_are_one_line():
     _, report = advised(imbalance=0.5, bound=None)
     report.noise.load, report.noise.cores = 0.1, 2
-    assert len([a for a in advise(report) if "slowest thread" in a.text]) == 3
+    (line,) = [a.text for a in advise(report) if "wait for each other" in a.text]
+    assert line.endswith("other programs use the cores, or tiles are uneven")
     report.noise.load = 9.0
-    (line,) = [a.text for a in advise(report) if "other programs use the cores" in a.text]
-    assert "for up to 33 % of the time" in line  # the mean is 2/3 of the slowest
-    assert not [a for a in advise(report) if "slowest thread" in a.text]
+    (line,) = [a.text for a in advise(report) if "wait for each other" in a.text]
+    assert line.endswith("for up to 33 % of the time: other programs use the cores")
+    report.kernels, report.noise.load = report.kernels[:1], 0.1
+    (line,) = [a.text for a in advise(report) if "slowest thread" in a.text]
+    assert "busy 50 % longer than their mean (8 tiles)" in line
 
 
 # -- branches -------------------------------------------------------------------------------------

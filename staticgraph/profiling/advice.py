@@ -94,27 +94,25 @@ def _far(rows: Sequence[KernelRow], report: Profile, model: str) -> Iterator[Adv
 
 
 def _uneven(rows: Sequence[KernelRow], report: Profile, model: str) -> Iterator[Advice]:
-    """Threads that wait for each other: said once where other programs are the likely reason."""
+    """Threads that wait for each other, in one line."""
     uneven = sorted((r for r in rows if r.imbalance > 0.2), key=lambda r: -_waited(r))
     busy = report.noise.load > 0.6 * report.noise.cores
     sweep = f"staticgraph profile {model} --sweep threads=1,{report.model.threads}"
-    if busy and uneven:
-        yield Advice(
-            f"threads of {_named(uneven)} wait for each other, for up to"
-            f" {100 * max(map(_waiting, uneven)):.0f} % of the time: other programs use the cores",
-            sweep,
-            uneven[0].index,
-            sum(map(_waited, uneven)),
-        )
+    if not uneven:
         return
-    for row in uneven:
-        yield Advice(
+    if len(uneven) == 1 and not busy:
+        (row,) = uneven
+        text = (
             f"#{row.index} {row.name}: its slowest thread is busy {100 * row.imbalance:.0f} %"
-            f" longer than their mean ({row.tiles} tiles)",
-            sweep,
-            row.index,
-            _waited(row),
+            f" longer than their mean ({row.tiles} tiles)"
         )
+    else:
+        text = (
+            f"threads of {_named(uneven)} wait for each other, for up to"
+            f" {100 * max(map(_waiting, uneven)):.0f} % of the time"
+            f": other programs use the cores{'' if busy else ', or tiles are uneven'}"
+        )
+    yield Advice(text, sweep, uneven[0].index, sum(map(_waited, uneven)))
 
 
 def _waiting(row: KernelRow) -> float:
