@@ -123,6 +123,9 @@ def test_json_on_stdout_is_one_document():
     assert result.stderr == "wrote run.sgprof\n"
     quiet = invoke("profile", "mlp.py:step", *QUICK, "--json", "-", "-q", "-o", "run.sgprof")
     assert quiet.stderr == ""
+    told = invoke("profile", "mlp.py:step", *QUICK, "--json", "-", "-v")
+    assert re.search(r"^ *[\d.]+ s  mlp\.py:step: (\d+) of \1$", told.stderr, re.M)
+    assert json.loads(told.stdout)
 
 
 @pytest.mark.usefixtures("models")

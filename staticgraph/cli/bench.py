@@ -78,9 +78,10 @@ def bench(request: Request, budget: Budget, terminal: Terminal) -> Bench:
     interrupted = False
     with terminal.progress(f"{request.model}, fresh processes") as advance:
         try:
+            advance(0, budget.processes)
             for k in range(budget.processes):
-                advance(k, budget.processes)
                 done.append(time_calls(task) if budget.processes == 1 else time_afresh(task))
+                advance(k + 1, budget.processes)
         except KeyboardInterrupt:
             interrupted = True
     if not done:

@@ -68,9 +68,10 @@ def measured(request: Request, budget: Budget, terminal: Terminal, roofs: bool) 
     interrupted = False
     with terminal.progress(f"{request.model}, fresh processes") as advance:
         try:
+            advance(0, budget.processes)
             for k in range(budget.processes):
-                advance(k, budget.processes)
                 reports.append(decode(Report, profile_afresh(task)))
+                advance(k + 1, budget.processes)
         except KeyboardInterrupt:
             interrupted = True
     if not reports:

@@ -48,6 +48,7 @@ GENERAL = [
     ),
     Option("--plain", is_flag=True, help="One record per line, tabs between fields, no colour."),
     Option("-q", "--quiet", is_flag=True, help="No progress and no remarks."),
+    Option("-v", "--verbose", is_flag=True, help="How far it is, line by line, with seconds."),
     Option("--traceback", is_flag=True, help="Show where an error was raised."),
 ]
 

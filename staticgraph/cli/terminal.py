@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -49,6 +50,7 @@ class Terminal:
     def __init__(self, o: Any):
         self.plain: bool = o.plain
         self.quiet: bool = o.quiet
+        self.verbose: bool = o.verbose
         choice = "never" if o.plain else o.color
         self.out = _console(sys.stdout, choice)
         self.err = _console(sys.stderr, choice)
@@ -103,7 +105,10 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Advance]:
-        """A bar on a terminal's stderr, nothing elsewhere."""
+        """A bar on a terminal's stderr, nothing elsewhere; lines where one asked for them."""
+        if self.verbose:
+            yield self._told(what)
+            return
         if self.quiet or self.plain or not self.err.is_terminal or not sys.stderr.isatty():
             yield lambda done, total: None
             return
@@ -118,3 +123,17 @@ class Terminal:
         with bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def _told(self, what: str) -> Advance:
+        """At most one line a second, and one at the end."""
+        begin = last = time.perf_counter()
+
+        def advance(done: int, total: int | None) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if now - last >= 1 or done == total:
+                last = now
+                of = "" if total is None else f" of {total}"
+                self.remark(f"{now - begin:5.1f} s  {what}: {done}{of}")
+
+        return advance
