@@ -20,7 +20,7 @@ BYTES = {"f32": 4, "f64": 8}
 #: the largest prime whose transform is computed by its definition
 LARGEST = 47
 _FIXED = (2, 3, 4, 5, 8)
-LANES, LINE = 16, 64
+LANES = 16
 
 
 def primes(n: int) -> list[int]:
@@ -199,7 +199,6 @@ class Port:
     elements apart; or "split": parts in two planes, `plane` apart. `at` is the source of an index,
     or with `gather` of an int64 vector of them; `mask` names the lanes that exist, if not all do.
     With `swap` the parts change places, which makes an inverse transform of a forward one.
-    With `claims` a store of complex numbers asks for the lines to its right, which come next.
     """
 
     address: str
@@ -211,7 +210,6 @@ class Port:
     gather: bool = False
     swap: bool = False
     scale: float = 1.0
-    claims: bool = False
 
     def _index(self, row: str, extra: int) -> str:
         rows = f"({row}) * {self.step} + {extra}"
@@ -243,16 +241,8 @@ class Port:
         else:
             s(f"vstm_{code}({place}, {self.mask})" if self.mask else f"vst_{code}({place})")
 
-    def _claim(self, s: Lines, row: str) -> None:
-        """Ask for the cache lines that the next sixteen complex columns of a row will be in."""
-        code = COMPLEX[s.code]
-        for column in range(LANES, 2 * LANES, LINE // (2 * BYTES[s.code])):
-            s(f"claim_{code}({self.address}, {self._index(row, column)})")
-
     def store(self, s: Lines, row: str, pair: Pair) -> None:
         code = s.code
-        if self.claims:
-            self._claim(s, row)
         pair = pair[::-1] if self.swap else pair
         if self.scale != 1.0:
             pair = s.scale(pair, self.scale)

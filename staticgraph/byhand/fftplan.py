@@ -202,9 +202,6 @@ class Plan:
             if beside:
                 source = job.entry(s, "o", "c", inner, mask)
                 target = job.exit(s, "o", "c", inner, mask)
-                # So many rows that the cache's own foresight has lost the first one by then.
-                claims = n >= MATRIX and job.result == "complex"
-                target = replace(target, claims=claims)
             else:
                 s("lane = splat_i64(c) + iota()", f"row = lane // splat_i64({inner})")
                 s(f"lane = lane - row * splat_i64({inner})")
